@@ -1,0 +1,116 @@
+//! Agents: register, look for, watch.
+
+use futures::{Stream, StreamExt};
+use quorate_proto::v1::agents_client::AgentsClient;
+use quorate_proto::v1::{
+    AgentEvent, AgentFilter, DeregisterAgentRequest, DeregisterAgentResponse, DrainAgentRequest, DrainAgentResponse,
+    FindAgentsRequest, FindAgentsResponse, GetAgentRequest, GetAgentResponse, RegisterAgentRequest,
+    RegisterAgentResponse, ReportAgentRequest, ReportAgentResponse, WatchAgentsRequest,
+};
+use tonic::transport::Channel;
+
+use crate::call::Plan;
+use crate::client::Client;
+use crate::error::Error;
+use crate::sessions::Session;
+
+/// The registry.
+#[derive(Debug, Clone)]
+pub struct Agents {
+    pub(crate) client: Client,
+}
+
+fn stub(channel: Channel) -> AgentsClient<Channel> {
+    AgentsClient::new(channel).max_decoding_message_size(crate::MAX_MESSAGE_BYTES)
+}
+
+impl Agents {
+    /// Creates or updates the agent and ties it to the session.
+    pub async fn register(
+        &self,
+        session: &Session,
+        mut request: RegisterAgentRequest,
+    ) -> Result<RegisterAgentResponse, Error> {
+        request.session_id = session.id().to_owned();
+        self.client
+            .call(Plan::SAFE, |channel| {
+                let request = request.clone();
+                async move { stub(channel).register(request).await }
+            })
+            .await
+    }
+
+    /// Reports health, status or reason.
+    pub async fn report(&self, request: ReportAgentRequest) -> Result<ReportAgentResponse, Error> {
+        self.client
+            .call(Plan::SAFE, |channel| {
+                let request = request.clone();
+                async move { stub(channel).report(request).await }
+            })
+            .await
+    }
+
+    /// No new claims from now on; the agent is removed when its last task has ended.
+    pub async fn drain(&self, agent_id: &str) -> Result<DrainAgentResponse, Error> {
+        let request = DrainAgentRequest { agent_id: agent_id.to_owned(), request: None };
+        self.client
+            .call(Plan::SAFE, |channel| {
+                let request = request.clone();
+                async move { stub(channel).drain(request).await }
+            })
+            .await
+    }
+
+    /// Removes the agent now; what it had claimed returns to the queue.
+    pub async fn deregister(&self, agent_id: &str) -> Result<DeregisterAgentResponse, Error> {
+        let request = DeregisterAgentRequest { agent_id: agent_id.to_owned(), request: None };
+        self.client
+            .call(Plan::SAFE, |channel| {
+                let request = request.clone();
+                async move { stub(channel).deregister(request).await }
+            })
+            .await
+    }
+
+    /// One agent, with what it does and did last.
+    pub async fn get(&self, agent_id: &str) -> Result<GetAgentResponse, Error> {
+        let request = GetAgentRequest { agent_id: agent_id.to_owned(), consistency: 0 };
+        self.client
+            .call(Plan::SAFE, |channel| {
+                let request = request.clone();
+                async move { stub(channel).get(request).await }
+            })
+            .await
+    }
+
+    /// By capability and filters, least loaded first.
+    pub async fn find(&self, request: FindAgentsRequest) -> Result<FindAgentsResponse, Error> {
+        self.client
+            .call(Plan::SAFE, |channel| {
+                let request = request.clone();
+                async move { stub(channel).find(request).await }
+            })
+            .await
+    }
+
+    /// The matching agents as they are, then every change. The stream ends when its node does; watch again then.
+    pub async fn watch(
+        &self,
+        filter: AgentFilter,
+    ) -> Result<impl Stream<Item = Result<AgentEvent, Error>> + Send + 'static, Error> {
+        let request = WatchAgentsRequest { filter: Some(filter) };
+        let events = self
+            .client
+            .call(Plan::SAFE, |channel| {
+                let request = request.clone();
+                async move { stub(channel).watch(request).await }
+            })
+            .await?;
+        Ok(events.map(|event| {
+            event.map_err(|status| Error::Unavailable {
+                message: "the watch was cut off".to_owned(),
+                last: status.message().to_owned(),
+            })
+        }))
+    }
+}

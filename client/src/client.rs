@@ -1,0 +1,76 @@
+//! The client: one handle to the whole cluster.
+
+use std::sync::Arc;
+
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use crate::agents::Agents;
+use crate::call::{Plan, call};
+use crate::channels::Channels;
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::error::Error;
+use crate::sessions::Sessions;
+use crate::tasks::Tasks;
+
+/// A handle to a cluster. Cheap to clone; connections are made on first use and shared.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    channels: Channels,
+}
+
+impl Client {
+    /// Checks the settings. Connects to nothing yet. Must run within a tokio runtime.
+    pub fn connect(config: Config) -> Result<Self, Error> {
+        config.check()?;
+        let channels = Channels::new(config.endpoints.clone());
+        Ok(Client { inner: Arc::new(Inner { config, channels }) })
+    }
+
+    /// The one lease.
+    pub fn sessions(&self) -> Sessions {
+        Sessions { client: self.clone() }
+    }
+
+    /// Who exists.
+    pub fn agents(&self) -> Agents {
+        Agents { client: self.clone() }
+    }
+
+    /// Who does what.
+    pub fn tasks(&self) -> Tasks {
+        Tasks { client: self.clone() }
+    }
+
+    /// The cluster itself.
+    pub fn cluster(&self) -> Cluster {
+        Cluster { client: self.clone() }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    pub(crate) fn channels(&self) -> &Channels {
+        &self.inner.channels
+    }
+
+    pub(crate) async fn call<T, F>(&self, plan: Plan, attempt: impl FnMut(Channel) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        call(&self.inner.channels, &self.inner.config, plan, attempt).await
+    }
+}
+
+/// A fresh id, sortable by time.
+pub(crate) fn new_id(prefix: &str) -> String {
+    format!("{prefix}-{}", uuid::Uuid::now_v7().simple())
+}

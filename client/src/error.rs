@@ -1,0 +1,142 @@
+//! How a call can end other than well, and what a status from the wire says about its effect.
+
+use std::error::Error as _;
+
+use quorate_proto::v1::RejectionCode;
+use tonic::{Code, Status};
+
+/// Why a call brought no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The cluster refused; nothing changed.
+    #[error("{message}")]
+    Rejected {
+        /// The kind of refusal.
+        code: RejectionCode,
+        /// The request field at fault, empty if none in particular.
+        field: String,
+        /// One sentence for a person.
+        message: String,
+    },
+    /// The token was superseded: somebody else holds the task by now. A result sent with it is kept as an orphan.
+    #[error("{message}")]
+    Fenced {
+        /// One sentence for a person.
+        message: String,
+    },
+    /// No node could take the call in time. It certainly had no effect.
+    #[error("{message} (last: {last})")]
+    Unavailable {
+        /// One sentence for a person.
+        message: String,
+        /// What the last node said.
+        last: String,
+    },
+    /// The call may have taken effect, may still, or may never.
+    #[error("outcome unknown: {message}")]
+    OutcomeUnknown {
+        /// One sentence for a person.
+        message: String,
+    },
+    /// The client was told something that cannot be.
+    #[error("{message}")]
+    Config {
+        /// Names the setting and what would be accepted.
+        message: String,
+    },
+}
+
+impl Error {
+    /// What was named does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Error::Rejected { code: RejectionCode::NotFound, .. })
+    }
+
+    /// The call certainly had no effect and may do better later.
+    pub fn retry_is_safe(&self) -> bool {
+        matches!(self, Error::Unavailable { .. })
+    }
+}
+
+/// What a failed attempt says.
+#[derive(Debug, Clone)]
+pub(crate) enum Failure {
+    /// Another attempt cannot change it.
+    Final(Error),
+    /// Certainly without effect: try again, here or elsewhere.
+    NoEffect(String),
+    /// It may have taken effect: only what is safe to repeat may be tried again.
+    Unknown(String),
+}
+
+/// Where the leader is, according to the node that answered.
+pub(crate) fn leader_hint(metadata: &tonic::metadata::MetadataMap) -> Option<String> {
+    metadata.get("quorate-leader").and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+/// Reads a status. Only a node's own word, or a connection that was never made, proves that nothing happened.
+pub(crate) fn classify(status: &Status) -> Failure {
+    let message = status.message().to_owned();
+    let marked = |key: &str| status.metadata().contains_key(key);
+    let rejected = |code| {
+        let field = status.metadata().get("quorate-field").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        Failure::Final(Error::Rejected { code, field: field.to_owned(), message: message.clone() })
+    };
+    match status.code() {
+        Code::InvalidArgument => rejected(RejectionCode::InvalidArgument),
+        Code::NotFound => rejected(RejectionCode::NotFound),
+        Code::AlreadyExists => rejected(RejectionCode::AlreadyExists),
+        Code::FailedPrecondition => rejected(RejectionCode::FailedPrecondition),
+        Code::ResourceExhausted if marked("quorate-overload") => Failure::NoEffect(message),
+        Code::ResourceExhausted => rejected(RejectionCode::ResourceExhausted),
+        Code::Aborted => Failure::Final(Error::Fenced { message }),
+        _ if marked("quorate-no-effect") || never_connected(status) => Failure::NoEffect(message),
+        _ => Failure::Unknown(format!("{}: {message}", status.code())),
+    }
+}
+
+/// The connection was refused or could not be made: nothing was sent.
+fn never_connected(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable};
+            return matches!(io.kind(), ConnectionRefused | AddrNotAvailable | HostUnreachable | NetworkUnreachable);
+        }
+        if error.to_string() == "tcp connect error" {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marked(code: Code, key: &'static str) -> Status {
+        let mut status = Status::new(code, "no");
+        status.metadata_mut().insert(key, "1".parse().unwrap());
+        status
+    }
+
+    #[test]
+    fn only_a_marked_status_proves_that_nothing_happened() {
+        assert!(matches!(classify(&marked(Code::Unavailable, "quorate-no-effect")), Failure::NoEffect(_)));
+        assert!(matches!(classify(&marked(Code::ResourceExhausted, "quorate-overload")), Failure::NoEffect(_)));
+        for code in [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal, Code::DeadlineExceeded] {
+            assert!(matches!(classify(&Status::new(code, "broken")), Failure::Unknown(_)), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn refusals_keep_their_kind_and_field() {
+        let mut status = Status::invalid_argument("priority must be 0 to 10");
+        status.metadata_mut().insert("quorate-field", "tasks[0].priority".parse().unwrap());
+        let Failure::Final(Error::Rejected { code, field, .. }) = classify(&status) else { panic!("not final") };
+        assert_eq!((code, field.as_str()), (RejectionCode::InvalidArgument, "tasks[0].priority"));
+        assert!(matches!(classify(&Status::aborted("old token")), Failure::Final(Error::Fenced { .. })));
+        assert!(matches!(classify(&Status::resource_exhausted("limit")), Failure::Final(Error::Rejected { .. })));
+    }
+}

@@ -1,0 +1,16 @@
+//! Compiles the .proto files with protox: no `protoc` on the machine is needed.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = [
+        "quorate/v1/sessions.proto",
+        "quorate/v1/agents.proto",
+        "quorate/v1/tasks.proto",
+        "quorate/v1/cluster.proto",
+        "quorate/log/command.proto",
+        "quorate/peer/transport.proto",
+    ];
+    println!("cargo:rerun-if-changed=quorate");
+    let descriptors = protox::compile(files, ["."])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! Calls from peers: each translated and handed to openraft.
+//!
+//! Deliberately absent: the gRPC service itself and the check that the caller belongs to this cluster; both are the
+//! node's, which serves this beside its public API.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::PathBuf;
+
+use futures::{Stream, StreamExt};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse};
+use quorate_proto::peer as pb;
+use tonic::{Status, Streaming};
+
+use super::types::{Raft, SnapshotMeta, TypeConfig};
+use super::wire;
+use crate::error::Fatal;
+use crate::storage::dir::sync_dir;
+use crate::storage::snapshot::{Layout, SnapshotDir, file_digest};
+
+fn bad(error: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("this node is stopping: {error}"))
+}
+
+fn read_append(request: pb::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, Fatal> {
+    Ok(AppendEntriesRequest {
+        vote: wire::require_vote(request.vote.as_ref())?,
+        prev_log_id: request.prev_log_id.as_ref().map(wire::read_log_id),
+        entries: request.entries.into_iter().map(wire::read_entry).collect::<Result<_, _>>()?,
+        leader_commit: request.leader_commit.as_ref().map(wire::read_log_id),
+    })
+}
+
+/// The request, or the end of the stream.
+fn readable(request: Result<pb::AppendRequest, Status>) -> Option<AppendEntriesRequest<TypeConfig>> {
+    match request.map(read_append) {
+        Ok(Ok(request)) => Some(request),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a replication message was malformed");
+            None
+        }
+        Err(status) => {
+            tracing::debug!(%status, "a replication stream ended");
+            None
+        }
+    }
+}
+
+/// Serves one replication stream. A message that does not decode ends it; the leader starts another.
+pub fn append(
+    raft: &Raft,
+    requests: Streaming<pb::AppendRequest>,
+) -> impl Stream<Item = Result<pb::AppendReply, Status>> + Send + 'static {
+    use pb::append_reply::Result as R;
+    let requests = requests.scan((), |(), request| std::future::ready(readable(request)));
+    raft.stream_append(requests).map(|result| {
+        let result = match result.map_err(stopped)? {
+            Ok(log_id) => R::Matched(pb::Matched { log_id: log_id.as_ref().map(wire::log_id) }),
+            Err(StreamAppendError::Conflict(log_id)) => R::Conflict(wire::log_id(&log_id)),
+            Err(StreamAppendError::HigherVote(vote)) => R::HigherVote(wire::vote(&vote)),
+        };
+        Ok(pb::AppendReply { result: Some(result) })
+    })
+}
+
+fn read_vote(request: &pb::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
+    let vote = wire::require_vote(request.vote.as_ref()).map_err(bad)?;
+    let mut read = VoteRequest::new(vote, request.last_log_id.as_ref().map(wire::read_log_id));
+    read.leadership_transfer = request.leadership_transfer;
+    Ok(read)
+}
+
+fn vote_reply(response: &VoteResponse<TypeConfig>) -> pb::VoteReply {
+    pb::VoteReply {
+        vote: Some(wire::vote(&response.vote)),
+        granted: response.vote_granted,
+        last_log_id: response.last_log_id.as_ref().map(wire::log_id),
+    }
+}
+
+/// A candidate asks for this node's vote.
+pub async fn vote(raft: &Raft, request: &pb::VoteRequest) -> Result<pb::VoteReply, Status> {
+    Ok(vote_reply(&raft.vote(read_vote(request)?).await.map_err(stopped)?))
+}
+
+/// A would-be candidate asks whether it would get this node's vote.
+pub async fn pre_vote(raft: &Raft, request: &pb::VoteRequest) -> Result<pb::VoteReply, Status> {
+    Ok(vote_reply(&raft.pre_vote(read_vote(request)?).await.map_err(stopped)?))
+}
+
+/// The leader hands its office to this node.
+pub async fn transfer_leader(
+    raft: &Raft,
+    request: &pb::TransferLeaderRequest,
+) -> Result<pb::TransferLeaderReply, Status> {
+    let from = wire::require_vote(request.from_leader.as_ref()).map_err(bad)?;
+    let last = request.last_log_id.as_ref().map(wire::read_log_id);
+    let request = TransferLeaderRequest::new(from, request.to_node_id, last);
+    let refused = match raft.handle_transfer_leader(request).await.map_err(stopped)? {
+        Ok(()) => String::new(),
+        Err(error) => error.to_string(),
+    };
+    Ok(pb::TransferLeaderReply { refused })
+}
+
+/// The leader sends a whole snapshot. It is verified piece by piece and file by file before openraft hears of it.
+pub async fn install_snapshot(
+    raft: &Raft,
+    layout: &Layout,
+    mut pieces: Streaming<pb::SnapshotPiece>,
+) -> Result<pb::SnapshotReply, Status> {
+    let first = pieces.message().await?.and_then(|p| p.piece);
+    let Some(pb::snapshot_piece::Piece::Header(header)) = first else {
+        return Err(bad("a snapshot begins with its header"));
+    };
+    let vote = wire::require_vote(header.vote.as_ref()).map_err(bad)?;
+    let mut receiving = Receiving::begin(layout, header).map_err(bad)?;
+    while let Some(piece) = pieces.message().await? {
+        match piece.piece {
+            Some(pb::snapshot_piece::Piece::Chunk(chunk)) => {
+                receiving = tokio::task::spawn_blocking(move || receiving.write(&chunk).map(|()| receiving))
+                    .await
+                    .map_err(stopped)?
+                    .map_err(bad)?;
+            }
+            _ => return Err(bad("a snapshot has one header, then chunks")),
+        }
+    }
+    let (snapshot, meta) =
+        tokio::task::spawn_blocking(move || receiving.finish()).await.map_err(stopped)?.map_err(bad)?;
+    tracing::info!(covers = ?meta.last_log_id, "received a snapshot");
+    let snapshot = openraft::storage::Snapshot { meta, snapshot };
+    let response = raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+    Ok(pb::SnapshotReply { vote: Some(wire::vote(&response.vote)) })
+}
+
+/// A snapshot that is being received.
+struct Receiving {
+    dir: PathBuf,
+    header: pb::SnapshotHeader,
+    open: Option<(u32, File)>,
+}
+
+impl Receiving {
+    fn begin(layout: &Layout, header: pb::SnapshotHeader) -> Result<Self, Fatal> {
+        let last = header.meta.as_ref().and_then(|m| m.last_log_id).unwrap_or_default();
+        for file in &header.files {
+            // A plain name: no separator, no way out of the directory.
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            if file.name.is_empty() || file.name.starts_with('.') || !file.name.chars().all(plain) {
+                return Err(Fatal::Corrupt(format!("{:?} is not a snapshot file's name", file.name)));
+            }
+        }
+        let dir = layout.new_incoming(&format!("{}-{}", last.index, last.term))?;
+        Ok(Receiving { dir, header, open: None })
+    }
+
+    fn write(&mut self, chunk: &pb::FileChunk) -> Result<(), Fatal> {
+        if crc32fast::hash(&chunk.data) != chunk.crc32 {
+            return Err(Fatal::Corrupt("a snapshot chunk does not match its checksum".to_owned()));
+        }
+        if self.open.as_ref().is_none_or(|(number, _)| *number != chunk.file) {
+            self.close()?;
+            let file = self.header.files.get(chunk.file as usize);
+            let file = file.ok_or_else(|| Fatal::Corrupt("a snapshot chunk names no file of the header".to_owned()))?;
+            self.open = Some((chunk.file, File::create(self.dir.join(&file.name))?));
+        }
+        if let Some((_, file)) = &mut self.open {
+            file.seek(SeekFrom::Start(chunk.offset))?;
+            file.write_all(&chunk.data)?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), Fatal> {
+        if let Some((_, file)) = self.open.take() {
+            file.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Checks every file against the header, makes all durable, and reads from the snapshot itself what it covers.
+    fn finish(mut self) -> Result<(SnapshotDir, SnapshotMeta), Fatal> {
+        self.close()?;
+        for file in &self.header.files {
+            let path = self.dir.join(&file.name);
+            if file.bytes == 0 {
+                File::create(&path)?.sync_all()?;
+            }
+            if file_digest(&path)?.to_be_bytes() != file.digest.as_ref() {
+                return Err(Fatal::Corrupt(format!("snapshot file {} does not match its digest", file.name)));
+            }
+        }
+        sync_dir(&self.dir)?;
+        let snapshot = SnapshotDir::new(self.dir);
+        let head = snapshot.head()?;
+        let meta = super::state_machine::meta(&head)?;
+        let promised = self.header.meta.and_then(|m| m.last_log_id).as_ref().map(wire::read_log_id);
+        if meta.last_log_id != promised {
+            return Err(Fatal::Corrupt(format!("the snapshot covers {:?}, not {promised:?}", meta.last_log_id)));
+        }
+        Ok((snapshot, meta))
+    }
+}

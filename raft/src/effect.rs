@@ -1,0 +1,48 @@
+//! What a node may do once a command is applied: wake a claim that waits, tell a watcher.
+//!
+//! Effects are hints to this process, never state. Losing one costs latency, not correctness: whoever waits looks at
+//! the state again after a while. Deliberately absent: anything a replica would have to remember.
+
+use quorate_proto::v1::Agent;
+
+/// One thing that happened, for whoever listens on this node.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// A snapshot replaced the whole state: whatever was derived from earlier effects is void.
+    StateReplaced,
+    /// A task with these requirements became ready.
+    TaskReady {
+        /// Capabilities an agent must offer, sorted.
+        capabilities: Vec<String>,
+        /// Only this agent may do it; empty: any.
+        agent_id: String,
+    },
+    /// An agent gained capacity, capabilities or its availability: a claim that waits for it may succeed now.
+    AgentReady {
+        /// Which agent.
+        agent_id: String,
+    },
+    /// An agent's record changed (load included) or went away.
+    AgentChanged {
+        /// The record after the change; before it, if removed.
+        agent: Box<Agent>,
+        /// The record no longer exists.
+        removed: bool,
+        /// When.
+        rev: u64,
+    },
+    /// A session was opened or resumed: the leader starts its deadline.
+    SessionOpened {
+        /// Which session.
+        session_id: String,
+        /// Its epoch now.
+        epoch: u64,
+        /// Its time to live.
+        ttl_ms: u64,
+    },
+    /// A session ended: the leader forgets its deadline.
+    SessionEnded {
+        /// Which session.
+        session_id: String,
+    },
+}

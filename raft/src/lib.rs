@@ -1,0 +1,20 @@
+//! What every replica agrees on.
+//!
+//! ```text
+//!   apply ───── the only door into the state: one switch, time, request records, applied index
+//!   ├─ state ── one room a domain: sessions, agents, tasks, cluster
+//!   └─ storage  RocksDB: keys, transactions, log, snapshots; nothing of the domain
+//!   replica ─── the applied state of this node, for whoever reads it
+//!   consensus ─ openraft, and nowhere else: types, log and state-machine adapters, peer network
+//!   effect ──── hints to this process after a commit; error: a rejection is an answer, a fatal stops the node
+//! ```
+//!
+//! Deliberately absent: servers, configuration, metrics. This crate never sees `node`.
+
+pub mod apply;
+pub mod consensus;
+pub mod effect;
+pub mod error;
+pub mod replica;
+pub mod state;
+pub mod storage;

@@ -1,0 +1,85 @@
+//! The rooms: one module a domain, each with its rows, its in-memory indexes and its commands.
+//!
+//! A room may touch its own rows through [`Txn`], its own indexes, [`Ctx`], its messages, and the public functions of the
+//! rooms below it. There is no cycle:
+//!
+//! ```text
+//! sessions ──▶ tasks ──▶ agents        sessions ──▶ agents        cluster
+//! ```
+//!
+//! Deliberately absent: clocks, randomness, threads, `await`, configuration, floats, hash maps, RocksDB. Time and chance
+//! arrive in [`Ctx`], drawn by the proposer. The lint table of this crate denies the rest.
+//!
+//! Three rules that every command keeps:
+//! - **Check first, then write.** A rejection leaves no write behind; `apply` stops the node if one does.
+//! - **Bounded work.** Whatever a command scans has a constant limit.
+//! - **Indexes are derived.** After any sequence of commands they equal those rebuilt from a scan of the rows.
+
+pub mod agents;
+pub mod cluster;
+pub mod sessions;
+pub mod tasks;
+
+use crate::effect::Effect;
+use crate::error::{Fatal, Outcome, invalid};
+use crate::storage::rows::Rows;
+use crate::storage::txn::Txn;
+
+/// What a command may know besides the state.
+#[derive(Debug, Clone, Copy)]
+pub struct Ctx {
+    /// The cluster's time in milliseconds since 1970: never goes back.
+    pub now_ms: u64,
+    /// The ordinal of this command in the replicated history. Unique; a grant uses it as its fencing token.
+    pub rev: u64,
+    /// Chance, drawn by the proposer, different for each command.
+    pub entropy: u64,
+}
+
+/// What a command may write: the open batch, and hints for this node.
+pub struct Out<'t, 'a> {
+    /// The open batch.
+    pub txn: &'t mut Txn<'a>,
+    /// Hints for this node; dropped if the command is rejected.
+    pub effects: &'t mut Vec<Effect>,
+}
+
+/// The in-memory side of every room. The rows are the truth; this is rebuilt from them at open.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Rooms {
+    /// The one lease.
+    pub sessions: sessions::Sessions,
+    /// Who exists.
+    pub agents: agents::Agents,
+    /// Who does what.
+    pub tasks: tasks::Tasks,
+}
+
+impl Rooms {
+    /// Builds every index from the rows.
+    pub fn rebuild(rows: &dyn Rows) -> Result<Self, Fatal> {
+        Ok(Rooms {
+            sessions: sessions::Sessions::rebuild(rows)?,
+            agents: agents::Agents::rebuild(rows)?,
+            tasks: tasks::Tasks::rebuild(rows)?,
+        })
+    }
+
+    /// When something is due next, in milliseconds since 1970.
+    pub fn next_due_ms(&self) -> Option<u64> {
+        [self.agents.next_due_ms(), self.tasks.next_due_ms()].into_iter().flatten().min()
+    }
+}
+
+/// The longest id or name that is accepted, in bytes.
+pub const MAX_ID_BYTES: usize = 128;
+
+/// Checks an id that a caller chose: 1 to 128 bytes of letters, digits and `. _ - : / @`.
+pub fn check_id(field: &str, id: &str) -> Outcome<()> {
+    let fits = (1..=MAX_ID_BYTES).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:/@".contains(&b));
+    if fits {
+        return Ok(());
+    }
+    Err(invalid(field, format!("{field} must be 1 to {MAX_ID_BYTES} letters, digits or . _ - : / @; got {id:?}")))
+}

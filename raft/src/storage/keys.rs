@@ -1,0 +1,81 @@
+//! The layout of every row's key. A tag or a layout that was once released is never changed, only added to.
+//!
+//! | table | tag | key after the tag | value |
+//! |---|---|---|---|
+//! | Head | `01` | — | `log.StateHead` |
+//! | Cluster | `02` | — | `v1.ClusterInfo` |
+//! | Session | `10` | session id | `v1.Session` |
+//! | Request | `11` | session id, sequence | `done_below` (8 bytes), then `log.Answer` |
+//! | Agent | `20` | agent id | `v1.Agent` |
+//! | LiveTask | `30` | task id | `v1.Task`, not finished |
+//! | DoneTask | `31` | task id | `v1.Task`, finished |
+//! | Attempt | `32` | task id, attempt number | `v1.Attempt` |
+//! | TaskKey | `33` | idempotency key | task id (UTF-8) |
+//! | DoneCount | `34` | status number | count (8 bytes, big endian) |
+//! | Dependent | `35` | task id, id of a task that waits for it | empty |
+//! | AgentAttempt | `36` | agent id, u64::MAX - token, task id | task id (UTF-8), NUL, attempt number (8 bytes) |
+//!
+//! Text is followed by one zero byte (ids hold none), numbers are 8 bytes big endian: byte order is key order.
+
+/// Which table a row belongs to: the first byte of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs)]
+pub enum Table {
+    Head = 0x01,
+    Cluster = 0x02,
+    Session = 0x10,
+    Request = 0x11,
+    Agent = 0x20,
+    LiveTask = 0x30,
+    DoneTask = 0x31,
+    Attempt = 0x32,
+    TaskKey = 0x33,
+    DoneCount = 0x34,
+    Dependent = 0x35,
+    AgentAttempt = 0x36,
+}
+
+/// An encoded key, or the prefix of some.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(Vec<u8>);
+
+impl Key {
+    /// The prefix of a whole table.
+    pub fn table(table: Table) -> Self {
+        Key(vec![table as u8])
+    }
+
+    /// Adds a text part.
+    #[must_use]
+    pub fn text(mut self, part: &str) -> Self {
+        self.0.extend_from_slice(part.as_bytes());
+        self.0.push(0);
+        self
+    }
+
+    /// Adds a number part.
+    #[must_use]
+    pub fn number(mut self, part: u64) -> Self {
+        self.0.extend_from_slice(&part.to_be_bytes());
+        self
+    }
+
+    /// The encoded form.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The smallest key after every key that starts with this one.
+    pub fn prefix_end(&self) -> Vec<u8> {
+        let mut end = self.0.clone();
+        while let Some(last) = end.last_mut() {
+            if *last < u8::MAX {
+                *last += 1;
+                return end;
+            }
+            end.pop();
+        }
+        end
+    }
+}

@@ -1,0 +1,145 @@
+//! The state's rows in RocksDB.
+//!
+//! Written without a write-ahead log: the Raft log is one already. After a crash the database is as it was at its last
+//! flush, head row included, and apply goes on from there. Every apply batch is one [`rocksdb::WriteBatch`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions, WriteBatch,
+    WriteOptions,
+};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::error::Fatal;
+use crate::storage::dir::DirHandle;
+use crate::storage::rows::{Rows, Visit};
+
+const BLOCK_CACHE_BYTES: usize = 256 << 20;
+const WRITE_BUFFER_BYTES: usize = 64 << 20;
+
+/// One open generation of the state.
+pub struct StateDb {
+    // Before the directory: fields drop in order, and the database must be closed when its files go.
+    db: DB,
+    dir: DirHandle,
+}
+
+impl std::fmt::Debug for StateDb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StateDb({})", self.dir.path().display())
+    }
+}
+
+impl StateDb {
+    /// Opens or creates the database in `path`.
+    pub fn open(path: &Path) -> Result<Self, Fatal> {
+        Ok(StateDb { db: DB::open(&options(), path)?, dir: DirHandle::new(path.to_owned()) })
+    }
+
+    /// Opens without the right to write: to look into a snapshot.
+    pub fn open_read_only(path: &Path) -> Result<Self, Fatal> {
+        let mut options = options();
+        options.create_if_missing(false);
+        Ok(StateDb { db: DB::open_for_read_only(&options, path, false)?, dir: DirHandle::new(path.to_owned()) })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Removes the files once the last reader is gone.
+    pub fn retire(&self) {
+        self.dir.retire();
+    }
+
+    /// Writes one apply batch.
+    pub fn write(&self, writes: BTreeMap<Vec<u8>, Option<Bytes>>) -> Result<(), Fatal> {
+        let mut batch = WriteBatch::default();
+        for (key, value) in writes {
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        let mut unlogged = WriteOptions::default();
+        unlogged.disable_wal(true);
+        Ok(self.db.write_opt(batch, &unlogged)?)
+    }
+
+    /// Flushes, then links every file into the new directory `target`.
+    pub fn checkpoint(&self, target: &Path) -> Result<(), Fatal> {
+        Ok(rocksdb::checkpoint::Checkpoint::new(&self.db)?.create_checkpoint(target)?)
+    }
+
+    /// Makes everything written so far durable.
+    pub fn flush(&self) -> Result<(), Fatal> {
+        Ok(self.db.flush()?)
+    }
+
+    /// Bytes on disk and in write buffers, as RocksDB estimates them.
+    pub fn size_bytes(&self) -> u64 {
+        ["rocksdb.total-sst-files-size", "rocksdb.size-all-mem-tables"]
+            .into_iter()
+            .filter_map(|name| self.db.property_int_value(name).ok().flatten())
+            .sum()
+    }
+
+    /// A hash over all rows except those under `skip`, in key order.
+    pub fn full_digest(&self, skip: u8) -> Result<u128, Fatal> {
+        let mut hash = Xxh3::new();
+        let mut read = ReadOptions::default();
+        read.fill_cache(false);
+        for item in self.db.iterator_opt(IteratorMode::Start, read) {
+            let (key, value) = item?;
+            if key.first() == Some(&skip) {
+                continue;
+            }
+            hash.update(&(key.len() as u64).to_be_bytes());
+            hash.update(&key);
+            hash.update(&(value.len() as u64).to_be_bytes());
+            hash.update(&value);
+        }
+        Ok(hash.digest128())
+    }
+}
+
+impl Rows for StateDb {
+    fn get_bytes(&self, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
+        Ok(self.db.get(key)?.map(Bytes::from))
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), Fatal> {
+        if from >= to {
+            return Ok(());
+        }
+        let mut read = ReadOptions::default();
+        read.set_iterate_upper_bound(to);
+        for item in self.db.iterator_opt(IteratorMode::From(from, Direction::Forward), read) {
+            let (key, value) = item?;
+            if !visit(&key, &value)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn options() -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+    table.set_bloom_filter(10.0, false);
+    table.set_format_version(5);
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_max_open_files(512);
+    options.set_keep_log_file_num(2);
+    options.set_max_background_jobs(2);
+    options
+}

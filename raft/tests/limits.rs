@@ -1,0 +1,64 @@
+//! Limits that take many commands to reach.
+
+// Helpers of a test are tests too.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use quorate_proto::log::{Answer, Command, Tick, answer, command};
+use quorate_proto::v1::{OpenSessionRequest, RejectionCode, RequestId, SubmitTasksRequest, TaskSpec};
+use quorate_raft::apply::Machine;
+use quorate_raft::state::sessions::MAX_KEPT_ANSWERS;
+use quorate_raft::state::{Rooms, tasks};
+
+fn open(session_id: &str) -> Command {
+    let body = OpenSessionRequest { session_id: session_id.to_owned(), ttl_ms: 15_000, client: String::new() };
+    Command { request: None, body: Some(command::Body::OpenSession(body)) }
+}
+
+fn tick(sequence: u64, done_below: u64) -> Command {
+    let request = RequestId { session_id: "s".to_owned(), sequence, done_below };
+    Command { request: Some(request), body: Some(command::Body::Tick(Tick {})) }
+}
+
+fn submit(tasks: Vec<TaskSpec>) -> Command {
+    Command { request: None, body: Some(command::Body::SubmitTasks(SubmitTasksRequest { tasks, request: None })) }
+}
+
+fn refusal(answer: &Answer) -> Option<(RejectionCode, &str)> {
+    match &answer.body {
+        Some(answer::Body::Rejected(rejection)) => Some((rejection.code(), rejection.field.as_str())),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_session_that_acknowledges_nothing_is_stopped_until_it_does() {
+    let mut machine = Machine::in_memory();
+    machine.apply(1, 0, vec![open("s")]).unwrap();
+    let kept = MAX_KEPT_ANSWERS as u64;
+    let answers = machine.apply(1, 0, (0..kept).map(|sequence| tick(sequence, 0)).collect()).unwrap();
+    assert!(answers.iter().all(|answer| refusal(answer).is_none()));
+    let answers = machine.apply(1, 0, vec![tick(kept, 0), tick(7, 0), tick(kept, kept), tick(kept + 1, kept)]).unwrap();
+    assert_eq!(refusal(&answers[0]), Some((RejectionCode::ResourceExhausted, "request.done_below")));
+    assert_eq!(answers[1].rev, 9, "a kept answer is still given");
+    assert_eq!((refusal(&answers[2]), refusal(&answers[3])), (None, None));
+    assert_eq!(machine.rows.0.len(), 3, "the session and two answers");
+    assert_eq!(Rooms::rebuild(&machine.rows).unwrap(), machine.rooms);
+}
+
+#[test]
+fn requirement_sets_of_live_tasks_are_bounded() {
+    let mut machine = Machine::in_memory();
+    let spec = |n: usize, capability: usize| TaskSpec {
+        task_id: format!("t{n}"),
+        required_capabilities: vec![format!("c{capability}")],
+        ..TaskSpec::default()
+    };
+    let specs: Vec<TaskSpec> = (0..tasks::MAX_SETS).map(|n| spec(n, n)).collect();
+    for chunk in specs.chunks(tasks::MAX_SUBMIT) {
+        let answers = machine.apply(1, 0, vec![submit(chunk.to_vec())]).unwrap();
+        assert_eq!(refusal(&answers[0]), None);
+    }
+    let more = machine.apply(1, 0, vec![submit(vec![spec(5_000, 5_000)]), submit(vec![spec(5_001, 0)])]).unwrap();
+    let refused = (RejectionCode::ResourceExhausted, "tasks[0].required_capabilities");
+    assert_eq!((refusal(&more[0]), refusal(&more[1])), (Some(refused), None));
+}
