@@ -1,5 +1,7 @@
 //! The first program: one task, one worker, one result. Run `quorate dev` beside it.
 
+#![allow(clippy::print_stdout)] // an example talks to its reader
+
 use quorate_client::v1::TaskSpec;
 use quorate_client::{Client, Config, Done, Output, Worker};
 use std::time::Duration;

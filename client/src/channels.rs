@@ -1,12 +1,21 @@
 //! Connections: one lazy channel an endpoint, and who is thought to lead.
+//!
+//! Deliberately absent: health checks. A node is as good as its last answer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::config::is_host_port;
 use crate::error::Error;
+
+/// The most channels kept. Hints can name anything; what was configured is kept in any case.
+const MAX_CHANNELS: usize = 64;
+/// How long a hint does not send anybody back to a node that failed.
+const SHUNNED: Duration = Duration::from_secs(1);
 
 /// One endpoint and the channel to it.
 #[derive(Debug, Clone)]
@@ -24,9 +33,19 @@ pub(crate) struct Channels {
 
 #[derive(Debug, Default)]
 struct State {
-    open: BTreeMap<String, Channel>,
+    open: BTreeMap<String, Known>,
     preferred: Option<String>,
     next: usize,
+    /// Counts uses, so that the channel unused for longest can go.
+    uses: u64,
+}
+
+/// What is known of one endpoint.
+#[derive(Debug)]
+struct Known {
+    channel: Channel,
+    failed_at: Option<Instant>,
+    last_use: u64,
 }
 
 impl Channels {
@@ -50,31 +69,67 @@ impl Channels {
 
     /// The connection to one endpoint.
     pub(crate) fn to(&self, endpoint: &str) -> Result<Connection, Error> {
-        let mut state = self.state.lock();
-        let channel = match state.open.get(endpoint) {
-            Some(channel) => channel.clone(),
-            None => {
-                let channel = open(endpoint)?;
-                state.open.insert(endpoint.to_owned(), channel.clone());
-                channel
-            }
-        };
+        let channel = self.known(&mut self.state.lock(), endpoint)?.channel.clone();
         Ok(Connection { endpoint: endpoint.to_owned(), channel })
     }
 
-    /// A node said who leads.
+    /// A node said who leads. It may be wrong, and another node may know no better than that one.
     pub(crate) fn leads(&self, endpoint: String) {
-        self.state.lock().preferred = Some(endpoint);
+        if !is_host_port(&endpoint) {
+            return;
+        }
+        let mut state = self.state.lock();
+        let Ok(known) = self.known(&mut state, &endpoint) else { return };
+        if known.failed_at.is_none_or(|at| at.elapsed() >= SHUNNED) {
+            state.preferred = Some(endpoint);
+        }
     }
 
     /// A node failed: the next call goes elsewhere.
     pub(crate) fn failed(&self, endpoint: &str) {
         let mut state = self.state.lock();
+        if let Some(known) = state.open.get_mut(endpoint) {
+            known.failed_at = Some(Instant::now());
+        }
         if state.preferred.as_deref() == Some(endpoint) {
             state.preferred = None;
         }
         if self.configured[state.next % self.configured.len()] == endpoint {
             state.next += 1;
+        }
+    }
+
+    /// The endpoint's channel, opened if need be.
+    fn known<'a>(&self, state: &'a mut State, endpoint: &str) -> Result<&'a Known, Error> {
+        if !state.open.contains_key(endpoint) {
+            let channel = open(endpoint)?;
+            self.make_room(state);
+            state.open.insert(endpoint.to_owned(), Known { channel, failed_at: None, last_use: 0 });
+        }
+        state.uses += 1;
+        let uses = state.uses;
+        match state.open.get_mut(endpoint) {
+            Some(known) => {
+                known.last_use = uses;
+                Ok(known)
+            }
+            None => Err(Error::Config { message: format!("endpoints must be host:port; got {endpoint:?}") }),
+        }
+    }
+
+    /// Forgets the channel that was unused for longest, if there are too many. Calls under way on it go on.
+    fn make_room(&self, state: &mut State) {
+        if state.open.len() < MAX_CHANNELS {
+            return;
+        }
+        let oldest = state
+            .open
+            .iter()
+            .filter(|(endpoint, _)| !self.configured.contains(endpoint))
+            .min_by_key(|(_, known)| known.last_use)
+            .map(|(endpoint, _)| endpoint.clone());
+        if let Some(oldest) = oldest {
+            state.open.remove(&oldest);
         }
     }
 }
@@ -95,9 +150,13 @@ fn open(endpoint: &str) -> Result<Channel, Error> {
 mod tests {
     use super::*;
 
+    fn two() -> Channels {
+        Channels::new(vec!["a:1".to_owned(), "b:1".to_owned()])
+    }
+
     #[tokio::test]
     async fn follows_the_leader_and_leaves_a_failed_node() {
-        let channels = Channels::new(vec!["a:1".to_owned(), "b:1".to_owned()]);
+        let channels = two();
         let first = channels.pick().unwrap().endpoint;
         assert_eq!(channels.pick().unwrap().endpoint, first, "stays while all is well");
         channels.failed(&first);
@@ -107,5 +166,39 @@ mod tests {
         assert_eq!(channels.pick().unwrap().endpoint, "c:1");
         channels.failed("c:1");
         assert_eq!(channels.pick().unwrap().endpoint, second);
+    }
+
+    #[tokio::test]
+    async fn a_hint_is_checked_and_does_not_lead_back_to_a_node_that_just_failed() {
+        let channels = two();
+        let first = channels.pick().unwrap().endpoint;
+        for bad in ["", "c", "c:0", "http://c:1", "c d:1"] {
+            channels.leads(bad.to_owned());
+            assert_eq!(channels.pick().unwrap().endpoint, first, "{bad:?}");
+        }
+        channels.leads("c:1".to_owned());
+        let failed = channels.pick().unwrap().endpoint;
+        assert_eq!(failed, "c:1");
+        channels.failed(&failed);
+        channels.leads(failed.clone());
+        assert_eq!(channels.pick().unwrap().endpoint, first);
+        let long_ago = Instant::now() - SHUNNED;
+        channels.state.lock().open.get_mut(&failed).unwrap().failed_at = Some(long_ago);
+        channels.leads(failed.clone());
+        assert_eq!(channels.pick().unwrap().endpoint, failed);
+    }
+
+    #[tokio::test]
+    async fn hints_cannot_fill_the_memory() {
+        let channels = two();
+        channels.to("a:1").unwrap();
+        channels.to("b:1").unwrap();
+        for port in 1..=200 {
+            channels.leads(format!("c:{port}"));
+        }
+        let state = channels.state.lock();
+        assert_eq!(state.open.len(), MAX_CHANNELS);
+        assert!(state.open.contains_key("a:1") && state.open.contains_key("b:1"));
+        assert!(state.open.contains_key("c:200") && !state.open.contains_key("c:1"));
     }
 }

@@ -6,7 +6,7 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use crate::agents::Agents;
-use crate::call::{Plan, call};
+use crate::call::{Outcome, Plan, call};
 use crate::channels::Channels;
 use crate::cluster::Cluster;
 use crate::config::Config;
@@ -63,6 +63,14 @@ impl Client {
     }
 
     pub(crate) async fn call<T, F>(&self, plan: Plan, attempt: impl FnMut(Channel) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.call_in_full(plan, attempt).await.result
+    }
+
+    /// For a caller that must know when the answer was asked for, or what came before it.
+    pub(crate) async fn call_in_full<T, F>(&self, plan: Plan, attempt: impl FnMut(Channel) -> F) -> Outcome<T>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {

@@ -7,7 +7,7 @@ use quorate_proto::v1::{
 };
 use tokio::time::timeout;
 
-use crate::call::Plan;
+use crate::call::{Plan, Repeat};
 use crate::client::Client;
 use crate::error::{Error, Failure, classify};
 
@@ -22,7 +22,7 @@ impl Cluster {
     pub async fn status(&self) -> Result<ClusterStatusResponse, Error> {
         self.client
             .call(
-                Plan::SAFE,
+                Plan::READ,
                 |channel| async move { ClusterClient::new(channel).status(ClusterStatusRequest {}).await },
             )
             .await
@@ -32,7 +32,7 @@ impl Cluster {
     pub async fn node_status(&self, endpoint: &str, full_digest: bool) -> Result<NodeStatusResponse, Error> {
         let channel = self.client.channels().to(endpoint)?.channel;
         let request = NodeStatusRequest { full_digest };
-        one_attempt(&self.client, endpoint, ClusterClient::new(channel).node_status(request)).await
+        one_attempt(&self.client, endpoint, Repeat::Read, ClusterClient::new(channel).node_status(request)).await
     }
 
     /// Hands leadership over; 0 means the most caught-up voter. Asked of whoever leads.
@@ -45,13 +45,15 @@ impl Cluster {
         })?;
         let channel = self.client.channels().to(&endpoint)?.channel;
         let request = TransferLeaderRequest { to_node_id };
-        one_attempt(&self.client, &endpoint, ClusterClient::new(channel).transfer_leader(request)).await
+        let mut stub = ClusterClient::new(channel);
+        one_attempt(&self.client, &endpoint, Repeat::Unsafe, stub.transfer_leader(request)).await
     }
 
     /// Takes a snapshot on one node now.
     pub async fn snapshot(&self, endpoint: &str) -> Result<SnapshotResponse, Error> {
         let channel = self.client.channels().to(endpoint)?.channel;
-        one_attempt(&self.client, endpoint, ClusterClient::new(channel).snapshot(SnapshotRequest {})).await
+        let mut stub = ClusterClient::new(channel);
+        one_attempt(&self.client, endpoint, Repeat::Unsafe, stub.snapshot(SnapshotRequest {})).await
     }
 }
 
@@ -59,18 +61,20 @@ impl Cluster {
 async fn one_attempt<T>(
     client: &Client,
     endpoint: &str,
+    repeat: Repeat,
     attempt: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, Error> {
     let limit = client.config().call_timeout;
-    match timeout(limit, attempt).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(match classify(&status) {
-            Failure::Final(error) => error,
-            Failure::NoEffect(last) => {
-                Error::Unavailable { message: format!("{endpoint} could not take the call"), last }
-            }
-            Failure::Unknown(message) => Error::OutcomeUnknown { message },
-        }),
-        Err(_) => Err(Error::OutcomeUnknown { message: format!("{endpoint} did not answer within {limit:?}") }),
-    }
+    let failure = match timeout(limit, attempt).await {
+        Ok(Ok(response)) => return Ok(response.into_inner()),
+        Ok(Err(status)) => classify(&status),
+        Err(_) => Failure::Unknown(format!("{endpoint} did not answer within {limit:?}")),
+    };
+    Err(match failure {
+        Failure::Final(error) => error,
+        Failure::Unknown(message) if repeat != Repeat::Read => Error::OutcomeUnknown { message },
+        Failure::NoEffect(last) | Failure::Unknown(last) => {
+            Error::Unavailable { message: format!("{endpoint} could not take the call"), last }
+        }
+    })
 }

@@ -39,7 +39,7 @@ impl Config {
     }
 }
 
-fn is_host_port(endpoint: &str) -> bool {
+pub(crate) fn is_host_port(endpoint: &str) -> bool {
     endpoint.rsplit_once(':').is_some_and(|(host, port)| {
         let host_fits = !host.is_empty() && !host.contains('/') && !host.contains(char::is_whitespace);
         host_fits && port.parse::<u16>().is_ok_and(|port| port > 0)

@@ -95,15 +95,11 @@ pub(crate) fn classify(status: &Status) -> Failure {
     }
 }
 
-/// The connection was refused or could not be made: nothing was sent.
+/// The connection could not be made, for want of an address or of anyone there: nothing was sent.
 fn never_connected(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            use std::io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable};
-            return matches!(io.kind(), ConnectionRefused | AddrNotAvailable | HostUnreachable | NetworkUnreachable);
-        }
-        if error.to_string() == "tcp connect error" {
+        if error.is::<tonic::ConnectError>() {
             return true;
         }
         source = error.source();
@@ -128,6 +124,14 @@ mod tests {
         for code in [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal, Code::DeadlineExceeded] {
             assert!(matches!(classify(&Status::new(code, "broken")), Failure::Unknown(_)), "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_connection_never_made_proves_it_too() {
+        let error = tonic::ConnectError(Box::new(std::io::Error::other("dns error")));
+        assert!(matches!(classify(&Status::from_error(Box::new(error))), Failure::NoEffect(_)));
+        let error = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(matches!(classify(&Status::from_error(Box::new(error))), Failure::Unknown(_)));
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! Sessions: the one lease, kept alive in the background.
+//!
+//! Deliberately absent: a new session in place of a lost one. What hung on the old one is gone, and only its holder
+//! knows what that was.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,11 +12,14 @@ use quorate_proto::v1::sessions_client::SessionsClient;
 use quorate_proto::v1::{CloseSessionRequest, KeepAliveRequest, OpenSessionRequest, RequestId};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::call::Plan;
+use crate::call::{Outcome, Plan};
 use crate::client::{Client, new_id};
 use crate::error::Error;
+
+/// A keep-alive attempt gets a third of the TTL, but never less than a slow round trip takes.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(300);
 
 /// Opens sessions.
 #[derive(Debug, Clone)]
@@ -30,16 +36,15 @@ impl Sessions {
             ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
             client: self.client.config().client_name.clone(),
         };
-        let sent = Instant::now();
         let opened = self
             .client
-            .call(Plan::SAFE, |channel| {
+            .call_in_full(Plan::SAFE, |channel| {
                 let request = request.clone();
                 async move { SessionsClient::new(channel).open(request).await }
             })
-            .await?;
-        let session = opened.session.unwrap_or_default();
-        Ok(Session::start(self.client.clone(), session.id, session.epoch, ttl, sent))
+            .await;
+        let session = opened.result?.session.unwrap_or_default();
+        Ok(Session::start(self.client.clone(), session.id, session.epoch, ttl, opened.sent))
     }
 }
 
@@ -56,13 +61,58 @@ struct Inner {
     epoch: u64,
     ttl: Duration,
     window: Mutex<Window>,
-    ended: watch::Receiver<bool>,
+    lease: Arc<Lease>,
     keeper: AbortHandle,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.keeper.abort();
+    }
+}
+
+/// What the session's handles and its keeper both know.
+#[derive(Debug)]
+struct Lease {
+    /// When it is over unless it is renewed.
+    deadline: Mutex<Instant>,
+    /// It is over already.
+    ended: watch::Sender<bool>,
+}
+
+impl Lease {
+    fn deadline(&self) -> Instant {
+        *self.deadline.lock()
+    }
+
+    /// The deadline counts from when the call that was answered was *sent*: the cluster cannot have started its own
+    /// count before that.
+    fn renew(&self, sent: Instant, ttl: Duration) {
+        let mut deadline = self.deadline.lock();
+        *deadline = (*deadline).max(sent + ttl);
+    }
+
+    fn is_held(&self) -> bool {
+        !*self.ended.borrow() && Instant::now() < self.deadline()
+    }
+}
+
+/// A request id under way. Reported as answered when it is dropped, so that a call that is given up leaks nothing.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    session: Session,
+    id: RequestId,
+}
+
+impl UnderWay {
+    pub(crate) fn id(&self) -> RequestId {
+        self.id.clone()
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.session.done(self.id.sequence);
     }
 }
 
@@ -87,10 +137,10 @@ impl Window {
 
 impl Session {
     fn start(client: Client, id: String, epoch: u64, ttl: Duration, sent: Instant) -> Self {
-        let (tell, ended) = watch::channel(false);
-        let keeper = tokio::spawn(keep_alive(client.clone(), id.clone(), ttl, sent, tell)).abort_handle();
+        let lease = Arc::new(Lease { deadline: Mutex::new(sent + ttl), ended: watch::Sender::new(false) });
+        let keeper = tokio::spawn(keep_alive(client.clone(), id.clone(), ttl, Arc::clone(&lease))).abort_handle();
         let window = Mutex::new(Window::default());
-        Session { inner: Arc::new(Inner { client, id, epoch, ttl, window, ended, keeper }) }
+        Session { inner: Arc::new(Inner { client, id, epoch, ttl, window, lease, keeper }) }
     }
 
     /// Its id.
@@ -110,16 +160,24 @@ impl Session {
 
     /// Whether, for all this client knows, the lease is held.
     pub fn is_alive(&self) -> bool {
-        !*self.inner.ended.borrow()
+        self.inner.lease.is_held()
     }
 
     /// Resolves when the lease is lost: the cluster said so, or a full TTL passed without word from it.
     pub async fn ended(&self) {
-        let mut ended = self.inner.ended.clone();
-        // The keeper tells before it goes; if it is gone without a word the runtime is shutting down.
-        if ended.wait_for(|ended| *ended).await.is_err() {
-            std::future::pending::<()>().await;
+        let mut ended = self.inner.lease.ended.subscribe();
+        while self.is_alive() {
+            tokio::select! {
+                // The sender lives in this very handle, so a change is the only thing this can bring.
+                _changed = ended.changed() => {}
+                () = sleep_until(self.inner.lease.deadline()) => {}
+            }
         }
+    }
+
+    /// The cluster said that the session is gone: there is no point in waiting for the keeper to hear it too.
+    pub(crate) fn lost(&self) {
+        self.inner.lease.ended.send_replace(true);
     }
 
     /// A fresh request id: a resend with it has no second effect. Report it with [`Session::done`] once answered.
@@ -128,12 +186,18 @@ impl Session {
         RequestId { session_id: self.inner.id.clone(), sequence, done_below }
     }
 
+    /// As [`Session::next_request`], done when dropped.
+    pub(crate) fn begin(&self) -> UnderWay {
+        UnderWay { session: self.clone(), id: self.next_request() }
+    }
+
     /// The request was answered: the cluster may forget its answer.
     pub fn done(&self, sequence: u64) {
         self.inner.window.lock().end(sequence);
     }
 
-    /// Ends the session at once: its claims go back to the queue.
+    /// Ends the session at once: its claims go back to the queue. It counts as ended even if the call fails, since
+    /// nobody keeps it alive any longer.
     pub async fn close(&self) -> Result<(), Error> {
         self.inner.keeper.abort();
         let request = CloseSessionRequest { session_id: self.inner.id.clone() };
@@ -145,6 +209,7 @@ impl Session {
                 async move { SessionsClient::new(channel).close(request).await }
             })
             .await;
+        self.lost();
         match closed {
             Ok(_) => Ok(()),
             // Ended already, perhaps by an earlier delivery of this very call.
@@ -154,28 +219,48 @@ impl Session {
     }
 }
 
-/// Renews the lease every third of its TTL. The deadline counts from when the last good call was *sent*: the cluster
-/// cannot have started its own count before that.
-async fn keep_alive(client: Client, id: String, ttl: Duration, sent: Instant, tell: watch::Sender<bool>) {
-    let mut deadline = sent + ttl;
+/// Renews the lease every third of its TTL. A call that fails is repeated until the lease is over: whoever cannot
+/// reach the cluster has nothing better to do.
+async fn keep_alive(client: Client, id: String, ttl: Duration, lease: Arc<Lease>) {
     loop {
-        sleep(ttl / 3).await;
+        let deadline = lease.deadline();
+        sleep_until(deadline.min(Instant::now() + ttl / 3)).await;
+        if Instant::now() >= deadline {
+            break;
+        }
         let request = KeepAliveRequest { session_id: id.clone() };
-        let sent = Instant::now();
-        let renewal = client.call(Plan::SAFE, |channel| {
+        let attempt_limit = Some((ttl / 3).max(SHORTEST_ATTEMPT));
+        let renewal = client.call_in_full(Plan { attempt_limit, until: Some(deadline), ..Plan::SAFE }, |channel| {
             let request = request.clone();
             async move { SessionsClient::new(channel).keep_alive(request).await }
         });
-        match tokio::time::timeout_at(deadline, renewal).await {
-            Ok(Ok(_)) => deadline = sent + ttl,
-            Ok(Err(error)) if !error.is_not_found() && Instant::now() < deadline => {
+        match timeout_at(deadline, renewal).await {
+            Ok(Outcome { result: Ok(_), sent, .. }) => lease.renew(sent, ttl),
+            Ok(Outcome { result: Err(error), .. }) if !error.is_not_found() => {
                 tracing::warn!(session = id, %error, "a keep-alive failed");
             }
-            Ok(Err(_)) | Err(_) => break,
+            Ok(_) | Err(_) => break,
         }
     }
     tracing::warn!(session = id, "the session has ended");
-    tell.send_replace(true);
+    lease.ended.send_replace(true);
+}
+
+#[cfg(test)]
+impl Session {
+    /// A session that no cluster knows of, as if opened at `sent`.
+    pub(crate) fn alone(ttl: Duration, sent: Instant) -> Self {
+        // Nobody listens on port 1: every call is refused, and ends soon.
+        let mut config = crate::Config::new(["127.0.0.1:1"]);
+        config.call_timeout = Duration::from_millis(50);
+        #[allow(clippy::unwrap_used)]
+        let client = Client::connect(config).unwrap();
+        Session::start(client, "s-alone".to_owned(), 1, ttl, sent)
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.inner.client
+    }
 }
 
 #[cfg(test)]
@@ -194,5 +279,54 @@ mod tests {
         window.end(3);
         window.end(4);
         assert_eq!(window.begin(), (5, 5));
+    }
+    const TTL: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_lease_is_held_until_its_deadline_by_the_local_clock() {
+        let held = Session::alone(TTL, Instant::now());
+        assert!(held.is_alive());
+        let over = Session::alone(Duration::from_secs(1), Instant::now() - Duration::from_secs(1));
+        assert!(!over.is_alive());
+        tokio::time::timeout(TTL, over.ended()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_to_renew_it_ends_a_lease() {
+        let session = Session::alone(Duration::from_millis(200), Instant::now());
+        tokio::time::timeout(TTL, session.ended()).await.unwrap();
+        assert!(!session.is_alive());
+    }
+
+    #[tokio::test]
+    async fn a_closed_session_has_ended() {
+        let session = Session::alone(TTL, Instant::now());
+        let watching = session.clone();
+        let ended = tokio::spawn(async move { watching.ended().await });
+        assert!(session.close().await.is_err(), "there is nobody to close it");
+        assert!(!session.is_alive());
+        tokio::time::timeout(TTL, ended).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_renewal_counts_from_when_it_was_sent_and_never_shortens() {
+        let opened = Instant::now();
+        let session = Session::alone(TTL, opened);
+        let lease = &session.inner.lease;
+        lease.renew(opened + TTL / 3, TTL);
+        assert_eq!(lease.deadline(), opened + TTL / 3 + TTL);
+        lease.renew(opened, TTL);
+        assert_eq!(lease.deadline(), opened + TTL / 3 + TTL);
+    }
+
+    #[tokio::test]
+    async fn a_request_given_up_is_done() {
+        let session = Session::alone(TTL, Instant::now());
+        let first = session.begin();
+        let second = session.begin();
+        assert_eq!((second.id().sequence, second.id().done_below), (2, 1));
+        drop(first);
+        drop(second);
+        assert_eq!(session.next_request().done_below, 3);
     }
 }

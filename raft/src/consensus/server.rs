@@ -53,7 +53,7 @@ fn readable(request: Result<pb::AppendRequest, Status>) -> Option<AppendEntriesR
 /// Serves one replication stream. A message that does not decode ends it; the leader starts another.
 pub fn append(
     raft: &Raft,
-    requests: Streaming<pb::AppendRequest>,
+    requests: impl Stream<Item = Result<pb::AppendRequest, Status>> + Send + 'static,
 ) -> impl Stream<Item = Result<pb::AppendReply, Status>> + Send + 'static {
     use pb::append_reply::Result as R;
     let requests = requests.scan((), |(), request| std::future::ready(readable(request)));
@@ -105,6 +105,13 @@ pub async fn transfer_leader(
         Err(error) => error.to_string(),
     };
     Ok(pb::TransferLeaderReply { refused })
+}
+
+/// A member's disk was lost: its log may fall back once, to nothing. Without this word a follower that has less than it
+/// once acknowledged is a fault, and openraft stops the leader over it.
+pub async fn rejoin(raft: &Raft, node_id: u64) -> Result<(), Status> {
+    let allowed = raft.trigger().allow_next_revert(&node_id, true).await.map_err(stopped)?;
+    allowed.map_err(|refused| Status::unavailable(refused.to_string()))
 }
 
 /// The leader sends a whole snapshot. It is verified piece by piece and file by file before openraft hears of it.

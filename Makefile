@@ -1,0 +1,51 @@
+# Everything a contributor runs. `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/quorate/target
+DEV := $(CARGO_TARGET_DIR)/debug
+
+.PHONY: help setup demo dev test check build bench
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Make this machine able to build: compiler check, RocksDB once, cargo settings
+	@deploy/setup.sh
+
+demo: setup ## Three nodes and five agents review this repository while a node and an agent are killed
+	cargo build --locked -p quorate -p quorate-jepsen --bins
+	$(DEV)/quorate-demo
+
+dev: setup ## One node on loopback, data thrown away at exit
+	cargo build --locked -p quorate --bins
+	$(DEV)/quorate dev
+
+# The server binary first: the harness starts it as a process, and cargo builds no binary of another package for a test.
+test: setup ## All tests: unit, component, whole clusters
+	cargo build --locked --workspace --bins
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	  set -x; cargo nextest run --workspace --locked; \
+	else \
+	  set -ex; cargo test --workspace --locked --exclude quorate-jepsen --lib --bins --tests; \
+	  cargo test --locked -p quorate-jepsen --lib --bins --tests -- --test-threads=1; \
+	fi
+	cargo test --workspace --locked --doc
+
+check: setup ## Format, lints, documentation, licences; changes nothing
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	@if cargo deny --version >/dev/null 2>&1; then \
+	  set -x; cargo deny check --disable-fetch bans licenses sources; \
+	else \
+	  echo "check: cargo-deny is not installed, so bans, licences and sources were not checked"; \
+	fi
+
+build: setup ## Release binaries
+	cargo build --release --locked -p quorate --bins
+
+bench: setup ## Release build, then every benchmark
+	cargo build --release --locked --workspace --bins
+	$(CARGO_TARGET_DIR)/release/quorate-bench lifecycle
+	$(CARGO_TARGET_DIR)/release/quorate-bench sessions
+	$(CARGO_TARGET_DIR)/release/quorate-bench failover

@@ -1,0 +1,33 @@
+//! Finds the `quorate` program that belongs to the running test, demo or bench.
+//!
+//! Deliberately absent: a search in PATH. A test must never run some other version by accident.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// The server binary: `QUORATE_BIN`, else the one in the profile folder of the current executable.
+pub fn quorate() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("QUORATE_BIN") {
+        let path = PathBuf::from(path);
+        if !path.is_file() {
+            bail!("QUORATE_BIN is {}, which is not a file", path.display());
+        }
+        return Ok(path);
+    }
+    let own = std::env::current_exe().context("where is the current executable?")?;
+    let path = profile_folder(&own)?.join("quorate");
+    if !path.is_file() {
+        bail!("no server binary at {}: build it (cargo build -p quorate), or set QUORATE_BIN", path.display());
+    }
+    Ok(path)
+}
+
+/// `target/<profile>`, for a test in its `deps` folder as for a program beside it.
+fn profile_folder(executable: &Path) -> Result<&Path> {
+    let folder = executable.parent().context("the executable has no folder")?;
+    match folder.file_name() {
+        Some(name) if name == "deps" || name == "examples" => folder.parent().context("deps has no parent folder"),
+        _ => Ok(folder),
+    }
+}

@@ -1,0 +1,383 @@
+//! A cluster of real `quorate serve` processes on loopback.
+//!
+//! Owns the processes, their ports and their folder. `close` is how a successful run ends; a cluster that is dropped
+//! without it (a panic, an error on the way) leaves its folder behind and prints where.
+//!
+//! Deliberately absent: network faults; these nodes can only be stopped, wiped and started.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures::future::join_all;
+use quorate_client::{Client, Config};
+use quorate_proto::v1::NodeStatusResponse;
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::status::node_status;
+use crate::until::until;
+use crate::{binary, ports};
+
+/// How long a start, an election or a graceful stop may take on a busy machine before it counts as broken.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Chooses what to start.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    nodes: u64,
+    binary: Option<PathBuf>,
+    dir: Option<PathBuf>,
+    extra_args: Vec<String>,
+}
+
+/// One member.
+#[derive(Debug)]
+struct Node {
+    process: Process,
+    endpoint: String,
+    http: String,
+    data_dir: PathBuf,
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct LocalCluster {
+    // Before the folder: processes must be gone when the folder is removed.
+    nodes: BTreeMap<u64, Node>,
+    dir: PathBuf,
+    temp: Option<TempDir>,
+}
+
+impl Builder {
+    /// How many nodes; 3 unless said otherwise.
+    pub fn nodes(mut self, nodes: u64) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// The server binary; otherwise the one beside the current executable.
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
+        self.binary = Some(path.into());
+        self
+    }
+
+    /// An empty folder for data and logs; otherwise a temporary one.
+    pub fn dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.dir = Some(path.into());
+        self
+    }
+
+    /// More arguments for every `quorate serve`.
+    pub fn extra_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.extra_args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Starts all nodes and waits until each is ready. A port taken in the meantime costs one more try.
+    pub async fn start(self) -> Result<LocalCluster> {
+        match self.start_once().await {
+            Err(error) if names_taken_port(&error) => {
+                eprintln!("a port was taken in the meantime, starting once more");
+                self.forget_first_try()?;
+                self.start_once().await
+            }
+            started => started,
+        }
+    }
+
+    async fn start_once(&self) -> Result<LocalCluster> {
+        let binary = self.binary.clone().map_or_else(binary::quorate, Ok)?;
+        let temp = match self.dir {
+            Some(_) => None,
+            None => Some(tempfile::Builder::new().prefix("quorate-").tempdir()?),
+        };
+        let root = match (&self.dir, &temp) {
+            (Some(dir), _) => dir.clone(),
+            (None, Some(temp)) => temp.path().to_owned(),
+            (None, None) => bail!("no folder for the cluster"),
+        };
+        std::fs::create_dir_all(&root)?;
+        let nodes = self.describe(&binary, &root)?;
+        let mut cluster = LocalCluster { nodes, dir: root, temp };
+        cluster.start_all().await?;
+        Ok(cluster)
+    }
+
+    /// The first try may have written the ports that did not work into the data of the other nodes.
+    fn forget_first_try(&self) -> Result<()> {
+        let Some(root) = &self.dir else { return Ok(()) };
+        for id in 1..=self.nodes {
+            // `describe` made sure that this folder was not there before.
+            let data_dir = root.join(format!("node-{id}"));
+            if data_dir.exists() {
+                std::fs::remove_dir_all(&data_dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn describe(&self, binary: &Path, root: &Path) -> Result<BTreeMap<u64, Node>> {
+        let count = usize::try_from(self.nodes)?;
+        let ports = ports::free(count * 2)?;
+        let (grpc, http) = ports.split_at(count);
+        let peers: Vec<String> = (1..=self.nodes)
+            .zip(grpc)
+            .flat_map(|(id, port)| ["--peer".into(), format!("{id}=127.0.0.1:{port}")])
+            .collect();
+        let mut nodes = BTreeMap::new();
+        for (id, (grpc, http)) in (1..=self.nodes).zip(grpc.iter().zip(http)) {
+            let endpoint = format!("127.0.0.1:{grpc}");
+            let http = format!("127.0.0.1:{http}");
+            let data_dir = root.join(format!("node-{id}"));
+            if data_dir.exists() {
+                bail!("{} exists already: a cluster needs an empty folder", data_dir.display());
+            }
+            let mut args: Vec<String> = vec!["serve".into(), "--node-id".into(), id.to_string()];
+            args.extend(["--cluster-id".into(), "harness".into()]);
+            args.extend(["--data-dir".into(), data_dir.display().to_string()]);
+            args.extend(["--listen".into(), endpoint.clone(), "--http-listen".into(), http.clone()]);
+            args.extend(peers.iter().cloned());
+            args.extend(self.extra_args.iter().cloned());
+            let process = Process::new(format!("node-{id}-log"), binary, args, root);
+            nodes.insert(id, Node { process, endpoint, http, data_dir });
+        }
+        Ok(nodes)
+    }
+}
+
+/// The leader this node knows. From its liveness page, which answers at once; a node's full status takes a linearizable
+/// read along, and so waits while there is no leader.
+async fn believed_leader(http: &str) -> Option<u64> {
+    let (_, body) = crate::http::get(http, "/health/live").await.ok()?;
+    let health: serde_json::Value = serde_json::from_str(&body).ok()?;
+    health.get("leader_id")?.as_u64()
+}
+
+fn names_taken_port(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}").to_lowercase();
+    text.contains("in use") || text.contains("taken")
+}
+
+impl LocalCluster {
+    /// Three nodes of the binary beside the current executable, in a temporary folder, unless said otherwise.
+    pub fn builder() -> Builder {
+        Builder { nodes: 3, binary: None, dir: None, extra_args: Vec::new() }
+    }
+
+    /// The ids of all nodes, running or not.
+    pub fn node_ids(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// The ids of the nodes that are started.
+    pub fn running(&self) -> Vec<u64> {
+        self.nodes.iter().filter(|(_, node)| node.process.is_started()).map(|(id, _)| *id).collect()
+    }
+
+    /// The gRPC addresses of all nodes, running or not, by id.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.nodes.values().map(|node| node.endpoint.clone()).collect()
+    }
+
+    /// The gRPC address of one node.
+    pub fn endpoint(&self, id: u64) -> Result<String> {
+        Ok(self.node(id)?.endpoint.clone())
+    }
+
+    /// The HTTP address of one node.
+    pub fn http(&self, id: u64) -> Result<String> {
+        Ok(self.node(id)?.http.clone())
+    }
+
+    /// The process id of one node, while started.
+    pub fn pid(&self, id: u64) -> Result<u32> {
+        self.node(id)?.process.pid().with_context(|| format!("node {id} is not running"))
+    }
+
+    /// The folder with data and logs.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A client that knows every node.
+    pub fn client(&self) -> Result<Client> {
+        Ok(Client::connect(Config::new(self.endpoints()))?)
+    }
+
+    /// The leader, as soon as there is one.
+    pub async fn leader(&self) -> Result<u64> {
+        until("a leader", LIMIT, || async { Ok(self.leader_now().await) }).await
+    }
+
+    /// The running node that says it leads, asked of all at once.
+    pub async fn leader_now(&self) -> Option<u64> {
+        self.leader_except(0).await
+    }
+
+    /// Like [`LocalCluster::leader_now`], without asking node `except`.
+    pub async fn leader_except(&self, except: u64) -> Option<u64> {
+        let asked = self.nodes.iter().filter(|(id, node)| **id != except && node.process.is_started());
+        let answers = join_all(asked.map(|(id, node)| async move { (*id, believed_leader(&node.http).await) })).await;
+        answers.into_iter().find(|(id, leader)| *leader == Some(*id)).map(|(id, _)| id)
+    }
+
+    /// Running nodes that do not lead, by id.
+    pub async fn followers(&self) -> Result<Vec<u64>> {
+        let leader = self.leader().await?;
+        Ok(self.running().into_iter().filter(|id| *id != leader).collect())
+    }
+
+    /// What the node says of itself.
+    pub async fn status(&self, id: u64) -> Result<NodeStatusResponse> {
+        node_status(&self.node(id)?.endpoint, false).await
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub fn kill(&mut self, id: u64) -> Result<()> {
+        self.node_mut(id)?.process.kill()
+    }
+
+    /// SIGKILL for every node.
+    pub fn kill_all(&mut self) -> Result<()> {
+        self.nodes.values_mut().try_for_each(|node| node.process.kill())
+    }
+
+    /// SIGTERM, and waits for the exit, which must be a success.
+    pub async fn terminate(&mut self, id: u64) -> Result<()> {
+        let status = self.node_mut(id)?.process.terminate(LIMIT).await?;
+        if !status.success() {
+            bail!("node {id} ended with {status} after SIGTERM\n{}", self.logs_tail(id)?);
+        }
+        Ok(())
+    }
+
+    /// SIGTERM without waiting; [`LocalCluster::terminate`] waits afterwards.
+    pub fn request_stop(&self, id: u64) -> Result<()> {
+        self.node(id)?.process.request_stop()
+    }
+
+    /// Starts a stopped node without waiting for it.
+    pub fn start(&mut self, id: u64) -> Result<()> {
+        self.node_mut(id)?.process.start()
+    }
+
+    /// Starts a stopped node and waits until it is ready. It needs a majority of running nodes for that.
+    pub async fn restart(&mut self, id: u64) -> Result<()> {
+        self.start(id)?;
+        self.wait_ready(id).await
+    }
+
+    /// Starts every stopped node, then waits until all are ready.
+    pub async fn start_all(&mut self) -> Result<()> {
+        for node in self.nodes.values_mut().filter(|node| !node.process.is_started()) {
+            node.process.start()?;
+        }
+        for id in self.node_ids() {
+            self.wait_ready(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the data of a stopped node.
+    pub fn wipe(&mut self, id: u64) -> Result<()> {
+        let node = self.node(id)?;
+        if node.process.is_started() {
+            bail!("node {id} runs: stop it before its data is removed");
+        }
+        std::fs::remove_dir_all(&node.data_dir).with_context(|| format!("cannot remove {}", node.data_dir.display()))
+    }
+
+    /// Waits until the node reports that it is ready.
+    pub async fn wait_ready(&mut self, id: u64) -> Result<()> {
+        let node = self.node_mut(id)?;
+        let http = node.http.clone();
+        node.process.wait_ready(&http, LIMIT).await
+    }
+
+    /// Waits until every running node has applied the same index and rev, and nothing is left in a log.
+    pub async fn wait_converged(&self, limit: Duration) -> Result<()> {
+        let converged = || async {
+            let mut seen = Vec::new();
+            for id in self.running() {
+                let Ok(status) = self.status(id).await else { return Ok(None) };
+                seen.push((status.applied_index, status.rev, status.last_log_index));
+            }
+            let agreed = seen.iter().all(|one| Some(one) == seen.first() && one.0 == one.2);
+            Ok(agreed.then_some(()))
+        };
+        let waited = until("all running nodes have applied the same", limit, converged).await;
+        let Err(error) = waited else { return Ok(()) };
+        let mut positions = String::new();
+        for id in self.running() {
+            match self.status(id).await {
+                Ok(s) => positions.push_str(&format!(
+                    "\nnode {id}: {} term {} applied {} rev {} last log {}",
+                    s.role, s.term, s.applied_index, s.rev, s.last_log_index
+                )),
+                Err(error) => positions.push_str(&format!("\nnode {id}: {error:#}")),
+            }
+        }
+        Err(error.context(format!("the nodes differ:{positions}")))
+    }
+
+    /// Node id, rev and digest of every running node. `full` hashes all rows instead of taking the running digest.
+    pub async fn digests(&self, full: bool) -> Result<Vec<(u64, u64, String)>> {
+        let mut digests = Vec::new();
+        for id in self.running() {
+            let status = node_status(&self.node(id)?.endpoint, full).await?;
+            let digest = if full { status.full_digest } else { status.digest };
+            if digest.is_empty() {
+                bail!("node {id} reported no digest");
+            }
+            digests.push((id, status.rev, digest));
+        }
+        Ok(digests)
+    }
+
+    /// Converges, then fails unless the full digest and the rev are the same on every running node.
+    pub async fn check_replicas_equal(&self) -> Result<()> {
+        self.wait_converged(LIMIT).await?;
+        let digests = self.digests(true).await?;
+        let Some((_, rev, digest)) = digests.first() else { bail!("no node is running") };
+        if digests.iter().any(|(_, other_rev, other)| (other_rev, other) != (rev, digest)) {
+            bail!("replicas differ: {digests:?}");
+        }
+        Ok(())
+    }
+
+    /// The last lines of a node's output.
+    pub fn logs_tail(&self, id: u64) -> Result<String> {
+        Ok(self.node(id)?.process.tail())
+    }
+
+    /// The end of a successful run: ends every process and removes a temporary folder.
+    pub fn close(mut self) -> Result<()> {
+        self.kill_all()?;
+        if let Some(temp) = self.temp.take() {
+            temp.close()?;
+        }
+        Ok(())
+    }
+
+    fn node(&self, id: u64) -> Result<&Node> {
+        self.nodes.get(&id).with_context(|| format!("no node {id} in this cluster"))
+    }
+
+    fn node_mut(&mut self, id: u64) -> Result<&mut Node> {
+        self.nodes.get_mut(&id).with_context(|| format!("no node {id} in this cluster"))
+    }
+}
+
+impl Drop for LocalCluster {
+    fn drop(&mut self) {
+        if let Err(error) = self.kill_all() {
+            eprintln!("could not end every node: {error:#}");
+        }
+        // `close` took it: whoever comes here with a folder still in hand did not reach the end of its run.
+        if let Some(temp) = self.temp.take() {
+            eprintln!("data and logs are kept in {}", temp.keep().display());
+        }
+    }
+}

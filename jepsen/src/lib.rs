@@ -1,0 +1,27 @@
+//! The harness: real `quorate` processes on loopback, the faults done to them, and what must hold afterwards.
+//!
+//! - [`cluster`]: three (or any number of) `quorate serve` processes. [`dev`]: one `quorate dev`.
+//! - [`process`]: one child process and its log files. [`ports`], [`http`], [`status`], [`binary`]: what those need.
+//! - [`load`]: writers that remember what was acknowledged. [`probe`]: one write every 10 ms, to measure gaps.
+//! - [`tasks`], [`until`], [`rng`]: small helpers for tests.
+//!
+//! Deliberately absent: any link to the server's code. The harness sees what an operator sees: processes, ports, files.
+
+pub mod binary;
+pub mod cluster;
+pub mod dev;
+pub mod http;
+pub mod load;
+pub mod ports;
+pub mod probe;
+pub mod process;
+pub mod rng;
+pub mod status;
+pub mod tasks;
+pub mod until;
+
+pub use cluster::LocalCluster;
+pub use dev::DevNode;
+pub use load::Load;
+pub use probe::Probe;
+pub use rng::Rng;

@@ -1,0 +1,376 @@
+//! The messages of the API as JSON for `-o json`, and the small texts that the tables share.
+//!
+//! Conventions: enums as lower-case names (`in_progress`), shares as numbers from 0 to 1, times as integers in fields that end
+//! in `_ms`, payloads and results as JSON if they are JSON, else as text, else as `hex:…`; `null` where there is nothing.
+//! Deliberately absent: the way back. These views are for reading.
+
+use std::fmt::Write as _;
+
+use quorate_client::v1::{
+    Agent, AgentStatus, Attempt, AttemptOutcome, Claim, ExecutionMode, FinishKind, KeyValue, NodeStatusResponse,
+    Orphan, RetryPolicy, SubmittedTask, Task, TaskSpec, TaskStatsResponse, TaskStatus, Unroutable, agent_event,
+};
+use serde_json::{Map, Value, json};
+
+use super::values;
+
+/// `in_progress`, for example.
+pub(crate) fn task_status(value: i32) -> String {
+    name(TaskStatus::try_from(value).map(|known| known.as_str_name()).ok(), "TASK_STATUS_", value)
+}
+
+/// `available`, for example.
+pub(crate) fn agent_status(value: i32) -> String {
+    name(AgentStatus::try_from(value).map(|known| known.as_str_name()).ok(), "AGENT_STATUS_", value)
+}
+
+/// `autonomous`, for example.
+pub(crate) fn execution_mode(value: i32) -> String {
+    name(ExecutionMode::try_from(value).map(|known| known.as_str_name()).ok(), "EXECUTION_MODE_", value)
+}
+
+/// `completed`, for example.
+pub(crate) fn attempt_outcome(value: i32) -> String {
+    name(AttemptOutcome::try_from(value).map(|known| known.as_str_name()).ok(), "ATTEMPT_OUTCOME_", value)
+}
+
+/// `changed`, for example.
+pub(crate) fn event_kind(value: i32) -> String {
+    name(agent_event::Kind::try_from(value).map(|known| known.as_str_name()).ok(), "KIND_", value)
+}
+
+fn finish_kind(value: i32) -> String {
+    name(FinishKind::try_from(value).map(|known| known.as_str_name()).ok(), "FINISH_KIND_", value)
+}
+
+fn unroutable(value: i32) -> String {
+    name(Unroutable::try_from(value).map(|known| known.as_str_name()).ok(), "UNROUTABLE_", value)
+}
+
+/// A node newer than this program may send a number that has no name here.
+fn name(known: Option<&str>, prefix: &str, value: i32) -> String {
+    match known {
+        Some(known) => known.strip_prefix(prefix).unwrap_or(known).to_ascii_lowercase(),
+        None => format!("unknown({value})"),
+    }
+}
+
+/// An agent.
+pub(crate) fn agent(agent: &Agent) -> Value {
+    json!({
+        "id": agent.id,
+        "agent_type": agent.agent_type,
+        "capabilities": agent.capabilities,
+        "status": agent_status(agent.status),
+        "load": agent.load,
+        "capacity": agent.capacity,
+        "health": share(agent.health_permille),
+        "execution_mode": execution_mode(agent.execution_mode),
+        "endpoint": agent.endpoint,
+        "metadata": pairs(&agent.metadata),
+        "session_id": agent.session_id,
+        "reason": agent.reason,
+        "restarts": agent.restarts,
+        "registered_at_ms": time(agent.registered_at_ms),
+        "updated_at_ms": time(agent.updated_at_ms),
+        "revision": agent.revision,
+        "forget_at_ms": time(agent.forget_at_ms),
+    })
+}
+
+/// A task; the fields of its specification stand beside the others.
+pub(crate) fn task(task: &Task) -> Value {
+    let mut view = task.spec.as_ref().map(spec).unwrap_or_default();
+    view.insert("id".into(), json!(task.id));
+    view.insert("status".into(), json!(task_status(task.status)));
+    view.insert("created_at_ms".into(), time(task.created_at_ms));
+    view.insert("updated_at_ms".into(), time(task.updated_at_ms));
+    view.insert("created_rev".into(), json!(task.created_rev));
+    view.insert("finished_at_ms".into(), time(task.finished_at_ms));
+    view.insert("attempts".into(), json!(task.attempts));
+    view.insert("failures".into(), json!(task.failures));
+    view.insert("claim".into(), task.claim.as_ref().map_or(Value::Null, claim));
+    view.insert("ready_at_ms".into(), time(task.ready_at_ms));
+    view.insert("result".into(), bytes(&task.result));
+    view.insert("error".into(), json!(task.error));
+    Value::Object(view)
+}
+
+fn spec(spec: &TaskSpec) -> Map<String, Value> {
+    let view = json!({
+        "title": spec.title,
+        "description": spec.description,
+        "payload": bytes(&spec.payload),
+        "required_capabilities": spec.required_capabilities,
+        "agent_id": spec.agent_id,
+        "priority": spec.priority,
+        "dependencies": spec.dependencies,
+        "retry": spec.retry.as_ref().map(retry),
+        "attempt_timeout_ms": spec.attempt_timeout_ms,
+        "not_before_ms": time(spec.not_before_ms),
+        "unroutable": unroutable(spec.unroutable),
+        "project": spec.project,
+        "epic": spec.epic,
+        "feature": spec.feature,
+        "estimated_minutes": spec.estimated_minutes,
+        "labels": pairs(&spec.labels),
+        "idempotency_key": spec.idempotency_key,
+    });
+    match view {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn retry(retry: &RetryPolicy) -> Value {
+    json!({
+        "max_retries": retry.max_retries,
+        "base_ms": retry.base_ms,
+        "cap_ms": retry.cap_ms,
+        "jitter": share(retry.jitter_permille),
+    })
+}
+
+fn claim(claim: &Claim) -> Value {
+    json!({
+        "agent_id": claim.agent_id,
+        "session_id": claim.session_id,
+        "token": claim.token,
+        "attempt": claim.attempt,
+        "claimed_at_ms": time(claim.claimed_at_ms),
+        "deadline_ms": time(claim.deadline_ms),
+    })
+}
+
+/// What a program that works on a task gets on its stdin.
+pub(crate) fn job(task: &Task) -> Value {
+    let spec = task.spec.clone().unwrap_or_default();
+    json!({
+        "id": task.id,
+        "title": spec.title,
+        "description": spec.description,
+        "payload": bytes(&spec.payload),
+        "labels": pairs(&spec.labels),
+        "attempt": task.claim.as_ref().map(|claim| claim.attempt),
+        "token": task.claim.as_ref().map(|claim| claim.token),
+        "required_capabilities": spec.required_capabilities,
+        "dependencies": spec.dependencies,
+    })
+}
+
+/// An attempt.
+pub(crate) fn attempt(attempt: &Attempt) -> Value {
+    json!({
+        "task_id": attempt.task_id,
+        "number": attempt.number,
+        "agent_id": attempt.agent_id,
+        "agent_type": attempt.agent_type,
+        "session_id": attempt.session_id,
+        "token": attempt.token,
+        "outcome": attempt_outcome(attempt.outcome),
+        "started_at_ms": time(attempt.started_at_ms),
+        "ended_at_ms": time(attempt.ended_at_ms),
+        "exit_code": attempt.exit_code,
+        "stdout": text(&attempt.stdout),
+        "stderr": text(&attempt.stderr),
+        "error": attempt.error,
+        "orphan": attempt.orphan.as_ref().map(orphan),
+    })
+}
+
+fn orphan(orphan: &Orphan) -> Value {
+    json!({
+        "kind": finish_kind(orphan.kind),
+        "result": bytes(&orphan.result),
+        "error": orphan.error,
+        "received_at_ms": time(orphan.received_at_ms),
+    })
+}
+
+/// What a submission brought.
+pub(crate) fn submitted(task: &SubmittedTask) -> Value {
+    json!({ "task_id": task.task_id, "status": task_status(task.status), "existed": task.existed })
+}
+
+/// How many tasks stand where, in the order of a task's life.
+pub(crate) fn counts(stats: &TaskStatsResponse) -> [(&'static str, u64); 8] {
+    [
+        ("pending", stats.pending),
+        ("blocked", stats.blocked),
+        ("ready", stats.ready),
+        ("in_progress", stats.in_progress),
+        ("completed", stats.completed),
+        ("failed", stats.failed),
+        ("timed_out", stats.timed_out),
+        ("cancelled", stats.cancelled),
+    ]
+}
+
+/// The queue.
+pub(crate) fn stats(stats: &TaskStatsResponse) -> Value {
+    let counts: Map<String, Value> =
+        counts(stats).into_iter().map(|(status, count)| (status.to_owned(), json!(count))).collect();
+    let queues: Vec<Value> = stats
+        .queues
+        .iter()
+        .map(|queue| {
+            json!({
+                "required_capabilities": queue.required_capabilities,
+                "agent_id": queue.agent_id,
+                "ready": queue.ready,
+                "highest_priority": queue.highest_priority,
+                "oldest_created_at_ms": time(queue.oldest_created_at_ms),
+            })
+        })
+        .collect();
+    json!({ "counts": counts, "queues": queues, "rev": stats.rev })
+}
+
+/// One node.
+pub(crate) fn node(node: &NodeStatusResponse) -> Value {
+    json!({
+        "node_id": node.node_id,
+        "address": node.address,
+        "role": node.role,
+        "leader_id": node.leader_id,
+        "term": node.term,
+        "last_log_index": node.last_log_index,
+        "applied_index": node.applied_index,
+        "rev": node.rev,
+        "snapshot_index": node.snapshot_index,
+        "purged_index": node.purged_index,
+        "digest": node.digest,
+        "full_digest": node.full_digest,
+        "ready": node.ready,
+        "reason": node.reason,
+        "version": node.version,
+        "sessions": node.sessions,
+        "uptime_ms": node.uptime_ms,
+        "log_bytes": node.log_bytes,
+        "state_bytes": node.state_bytes,
+    })
+}
+
+/// JSON, else text, else hexadecimal with its mark.
+pub(crate) fn bytes(bytes: &[u8]) -> Value {
+    if bytes.is_empty() {
+        return Value::Null;
+    }
+    serde_json::from_slice(bytes).unwrap_or_else(|_| text(bytes))
+}
+
+/// Text, else hexadecimal with its mark; never parsed.
+fn text(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => json!(text),
+        Err(_) => Value::String(hex(bytes)),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::from("hex:");
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// [`bytes`] as one line for a table; empty for nothing.
+pub(crate) fn bytes_line(payload: &[u8]) -> String {
+    match bytes(payload) {
+        Value::Null if payload.is_empty() => String::new(),
+        Value::String(text) => text,
+        value => value.to_string(),
+    }
+}
+
+/// `7 high`, `4`.
+pub(crate) fn priority(value: u32) -> String {
+    match values::priority_name(value) {
+        Some(name) => format!("{value} {name}"),
+        None => value.to_string(),
+    }
+}
+
+/// `80%`.
+pub(crate) fn percent(permille: u32) -> String {
+    format!("{}%", permille / 10)
+}
+
+fn share(permille: u32) -> f64 {
+    f64::from(permille) / 1000.0
+}
+
+/// 0 stands for "not set" in the API.
+fn time(ms: u64) -> Value {
+    if ms == 0 { Value::Null } else { json!(ms) }
+}
+
+fn pairs(pairs: &[KeyValue]) -> Value {
+    Value::Object(pairs.iter().map(|pair| (pair.key.clone(), json!(pair.value))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_lower_case_names() {
+        assert_eq!(task_status(TaskStatus::InProgress as i32), "in_progress");
+        assert_eq!(task_status(TaskStatus::TimedOut as i32), "timed_out");
+        assert_eq!(task_status(99), "unknown(99)");
+        assert_eq!(agent_status(AgentStatus::Draining as i32), "draining");
+        assert_eq!(execution_mode(ExecutionMode::Autonomous as i32), "autonomous");
+        assert_eq!(attempt_outcome(AttemptOutcome::Lost as i32), "lost");
+        assert_eq!(event_kind(agent_event::Kind::Gone as i32), "gone");
+        assert_eq!(finish_kind(FinishKind::FailedPermanently as i32), "failed_permanently");
+    }
+
+    #[test]
+    fn names_read_back() {
+        for status in 1..=8 {
+            assert_eq!(values::task_status(&task_status(status)).map(|status| status as i32), Ok(status));
+        }
+        for status in 1..=5 {
+            assert_eq!(values::agent_status(&agent_status(status)).map(|status| status as i32), Ok(status));
+        }
+        for outcome in 1..=7 {
+            assert_eq!(values::attempt_outcome(&attempt_outcome(outcome)).map(|outcome| outcome as i32), Ok(outcome));
+        }
+    }
+
+    #[test]
+    fn bytes_are_json_or_text_or_hexadecimal() {
+        assert_eq!(bytes(b""), Value::Null);
+        assert_eq!(bytes(b"{\"a\": [1]}"), json!({"a": [1]}));
+        assert_eq!(bytes(b"two words"), json!("two words"));
+        assert_eq!(bytes(&[0xff, 0x00]), json!("hex:ff00"));
+        assert_eq!(bytes_line(b"\"quoted\""), "quoted");
+        assert_eq!(bytes_line(b"null"), "null");
+        assert_eq!(bytes_line(b""), "");
+    }
+
+    #[test]
+    fn a_task_shows_its_specification_and_its_state() {
+        let task = Task {
+            id: "t1".into(),
+            spec: Some(TaskSpec { title: "work".into(), priority: Some(7), ..Default::default() }),
+            status: TaskStatus::Ready as i32,
+            ..Default::default()
+        };
+        let view = super::task(&task);
+        assert_eq!(view["id"], "t1");
+        assert_eq!(view["title"], "work");
+        assert_eq!(view["priority"], 7);
+        assert_eq!(view["status"], "ready");
+        assert_eq!(view["finished_at_ms"], Value::Null);
+        assert_eq!(job(&task)["payload"], Value::Null);
+    }
+
+    #[test]
+    fn health_is_a_share() {
+        let view = agent(&Agent { health_permille: 800, ..Default::default() });
+        assert_eq!(view["health"], json!(0.8));
+    }
+}

@@ -1,0 +1,96 @@
+//! The parts of a running node that its doors and loops share.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use parking_lot::Mutex;
+use quorate_raft::consensus::log_storage::LogStorage;
+use quorate_raft::consensus::network::Peers;
+use quorate_raft::consensus::types::Raft;
+use quorate_raft::replica::Replica;
+
+use crate::config::Settings;
+use crate::data_dir::DataDir;
+use crate::hub::Hub;
+use crate::leases::Leases;
+use crate::propose::Proposer;
+use crate::reads::ReadBarrier;
+use crate::stop::Stop;
+
+/// One running node.
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) raft: Raft,
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) log: LogStorage,
+    pub(crate) peers: Peers,
+    pub(crate) proposer: Proposer,
+    pub(crate) reads: ReadBarrier,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) stop: Stop,
+    pub(crate) started: Instant,
+    pub(crate) data_dir: Mutex<DataDir>,
+}
+
+/// Who leads, as far as this node knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Leadership {
+    /// This node, in this term.
+    Here { term: u64 },
+    /// Another node, at this address.
+    There { node_id: u64, address: String },
+    /// Nobody that it knows of.
+    Unknown,
+}
+
+/// Asks openraft's metrics, which cost no lock that matters.
+pub(crate) fn leadership(raft: &Raft) -> Leadership {
+    match raft.as_leader() {
+        Ok(leader) => Leadership::Here { term: leader.term() },
+        Err(forward) => match (forward.leader_id, forward.leader_node) {
+            (Some(node_id), Some(node)) => Leadership::There { node_id, address: node.addr },
+            _ => Leadership::Unknown,
+        },
+    }
+}
+
+impl Core {
+    /// Who leads, as far as this node knows.
+    pub(crate) fn leadership(&self) -> Leadership {
+        leadership(&self.raft)
+    }
+
+    /// The gRPC address of the leader, if it is known and is not this node: what a client should call instead.
+    pub(crate) fn leader_hint(&self) -> Option<String> {
+        match self.leadership() {
+            Leadership::There { address, .. } => Some(address),
+            Leadership::Here { .. } | Leadership::Unknown => None,
+        }
+    }
+
+    /// Whether this node knows its cluster's log, and so may vote and campaign in it.
+    pub(crate) fn joined(&self) -> bool {
+        self.data_dir.lock().joined()
+    }
+
+    /// Records that it does, durably, before it acts on it.
+    pub(crate) fn set_joined(&self) -> anyhow::Result<()> {
+        self.data_dir.lock().set_joined()?;
+        self.raft.runtime_config().elect(true);
+        Ok(())
+    }
+
+    /// openraft's view of this node, copied: holding on to the borrowed one would block it.
+    pub(crate) fn metrics(&self) -> openraft::RaftMetrics<quorate_raft::consensus::types::TypeConfig> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+}
+
+/// Milliseconds since 1970 by this machine's clock. Only proposers use it; the state has its own time.
+pub(crate) fn wall_clock_ms() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,159 @@
+//! Calls from other nodes of this cluster. A caller of another cluster is refused before anything is read.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use prost::Message;
+use quorate_proto::peer as pb;
+use quorate_proto::peer::peer_server::{Peer, PeerServer};
+use quorate_raft::consensus::network::{CLUSTER_KEY, MAX_MESSAGE_BYTES};
+use quorate_raft::consensus::{server, wire};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::sessions::keep_alive_here;
+use super::status;
+use crate::core::Core;
+
+/// The peer service behind its check.
+pub(super) fn service(core: Arc<Core>) -> InterceptedService<PeerServer<PeerDoor>, SameCluster> {
+    let cluster_id = core.settings.config.cluster_id.clone();
+    let service = PeerServer::new(PeerDoor { core })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    InterceptedService::new(service, SameCluster { cluster_id })
+}
+
+/// Lets only this cluster's nodes in.
+#[derive(Clone)]
+pub(super) struct SameCluster {
+    cluster_id: String,
+}
+
+impl Interceptor for SameCluster {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let caller = request.metadata().get(CLUSTER_KEY).and_then(|value| value.to_str().ok());
+        if caller == Some(self.cluster_id.as_str()) {
+            return Ok(request);
+        }
+        let caller = caller.unwrap_or("none");
+        tracing::warn!(caller, "a node of another cluster called");
+        Err(Status::permission_denied(format!("this node is of cluster {}, the caller of {caller}", self.cluster_id)))
+    }
+}
+
+/// What peer calls stand on.
+#[derive(Clone)]
+pub(super) struct PeerDoor {
+    core: Arc<Core>,
+}
+
+impl PeerDoor {
+    fn log_is_empty(&self) -> bool {
+        self.core.metrics().last_log_index.is_none_or(|index| index == 0)
+    }
+
+    /// Replication reaches an empty log that was not empty when the leader last looked: says so before it sees it.
+    async fn tell_of_lost_disk(&self, first: &pb::AppendRequest) -> Result<(), Status> {
+        if first.prev_log_id.is_none_or(|previous| previous.index == 0) {
+            return Ok(());
+        }
+        let leader_id = first.vote.map_or(0, |vote| vote.node_id);
+        let Some(address) = self.core.settings.members.get(&leader_id) else {
+            return Err(status::invalid("vote", format!("node {leader_id} is not a member")));
+        };
+        tracing::info!(leader = leader_id, "this node's log is empty; telling the leader");
+        let node_id = self.core.settings.config.node_id;
+        let mut leader = self.core.peers.client(address)?;
+        leader.rejoin(self.core.peers.request(pb::RejoinRequest { node_id })).await?;
+        Ok(())
+    }
+
+    /// A node that has forgotten its votes (a wiped disk) gives none until it has caught up. A request from an empty log
+    /// to an empty log is a cluster's very first election: there is nothing to have forgotten.
+    fn may_vote(&self, request: &pb::VoteRequest) -> Result<(), Status> {
+        if self.core.joined() {
+            return Ok(());
+        }
+        if self.log_is_empty() && request.last_log_id.is_none_or(|last| last.index == 0) {
+            return self.core.set_joined().map_err(|e| Status::internal(format!("{e:#}")));
+        }
+        Err(status::unavailable("this node has not caught up with its cluster yet and does not vote"))
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerDoor {
+    type AppendStream = BoxStream<'static, Result<pb::AppendReply, Status>>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let mut requests = request.into_inner();
+        if self.core.joined() || !self.log_is_empty() {
+            return Ok(Response::new(server::append(&self.core.raft, requests).boxed()));
+        }
+        let Some(first) = requests.message().await? else { return Ok(Response::new(stream::empty().boxed())) };
+        self.tell_of_lost_disk(&first).await?;
+        let requests = stream::once(std::future::ready(Ok(first))).chain(requests);
+        Ok(Response::new(server::append(&self.core.raft, requests).boxed()))
+    }
+
+    async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteReply>, Status> {
+        self.may_vote(request.get_ref())?;
+        Ok(Response::new(server::vote(&self.core.raft, request.get_ref()).await?))
+    }
+
+    async fn pre_vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteReply>, Status> {
+        self.may_vote(request.get_ref())?;
+        Ok(Response::new(server::pre_vote(&self.core.raft, request.get_ref()).await?))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderReply>, Status> {
+        Ok(Response::new(server::transfer_leader(&self.core.raft, request.get_ref()).await?))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<pb::SnapshotPiece>>,
+    ) -> Result<Response<pb::SnapshotReply>, Status> {
+        let layout = self.core.replica.layout();
+        Ok(Response::new(server::install_snapshot(&self.core.raft, layout, request.into_inner()).await?))
+    }
+
+    /// Proposed here or not at all: a command is passed on once.
+    async fn forward(&self, request: Request<pb::ForwardRequest>) -> Result<Response<pb::ForwardReply>, Status> {
+        match self.core.proposer.propose_here(request.into_inner().command, None).await {
+            Ok(answer) => Ok(Response::new(pb::ForwardReply { answer: answer.encode_to_vec().into() })),
+            Err(error) => Err(status::not_proposed(&error, self.core.leader_hint())),
+        }
+    }
+
+    async fn read_index(&self, _: Request<pb::ReadIndexRequest>) -> Result<Response<pb::ReadIndexReply>, Status> {
+        match crate::reads::read_index(&self.core.raft).await {
+            Ok(log_id) => Ok(Response::new(pb::ReadIndexReply { log_id: Some(wire::log_id(&log_id)) })),
+            Err(message) => Err(status::not_readable(&message, self.core.leader_hint())),
+        }
+    }
+
+    async fn rejoin(&self, request: Request<pb::RejoinRequest>) -> Result<Response<pb::RejoinReply>, Status> {
+        let node_id = request.into_inner().node_id;
+        tracing::warn!(node_id, "a member has lost its disk and begins again from nothing");
+        server::rejoin(&self.core.raft, node_id).await?;
+        Ok(Response::new(pb::RejoinReply {}))
+    }
+
+    async fn keep_alive(
+        &self,
+        request: Request<pb::PeerKeepAliveRequest>,
+    ) -> Result<Response<pb::PeerKeepAliveReply>, Status> {
+        let ttl_ms = keep_alive_here(&self.core, &request.into_inner().session_id).await?;
+        Ok(Response::new(pb::PeerKeepAliveReply { ttl_ms }))
+    }
+}

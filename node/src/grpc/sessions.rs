@@ -1,0 +1,71 @@
+//! Sessions: opened and closed through the log, kept alive in the leader's memory.
+
+use std::time::{Duration, Instant};
+
+use openraft::Instant as _;
+use quorate_proto::log::command;
+use quorate_proto::peer as pb;
+use quorate_proto::v1::sessions_server::Sessions;
+use quorate_proto::v1::{
+    CloseSessionRequest, CloseSessionResponse, KeepAliveRequest, KeepAliveResponse, OpenSessionRequest,
+    OpenSessionResponse,
+};
+use quorate_raft::state::check_id;
+use tonic::{Request, Response, Status};
+
+use super::{Door, checked, expect_arm, new_id, status};
+use crate::core::{Core, Leadership};
+
+#[tonic::async_trait]
+impl Sessions for Door {
+    async fn open(&self, request: Request<OpenSessionRequest>) -> Result<Response<OpenSessionResponse>, Status> {
+        let mut request = request.into_inner();
+        if request.session_id.is_empty() {
+            request.session_id = new_id("s");
+        }
+        let body = self.propose(None, command::Body::OpenSession(request)).await?;
+        Ok(self.respond(expect_arm!(OpenSession, body)?))
+    }
+
+    async fn keep_alive(&self, request: Request<KeepAliveRequest>) -> Result<Response<KeepAliveResponse>, Status> {
+        let session_id = request.into_inner().session_id;
+        checked(check_id("session_id", &session_id))?;
+        let ttl_ms = match self.core.leadership() {
+            Leadership::Here { .. } => keep_alive_here(&self.core, &session_id).await?,
+            Leadership::There { address, .. } => {
+                let mut leader = self.core.peers.client(&address)?;
+                let request = self.core.peers.request(pb::PeerKeepAliveRequest { session_id });
+                leader.keep_alive(request).await?.into_inner().ttl_ms
+            }
+            Leadership::Unknown => return Err(status::unavailable("no leader is known at the moment")),
+        };
+        Ok(self.respond(KeepAliveResponse { ttl_ms }))
+    }
+
+    async fn close(&self, request: Request<CloseSessionRequest>) -> Result<Response<CloseSessionResponse>, Status> {
+        let request = request.into_inner();
+        checked(check_id("session_id", &request.session_id))?;
+        let body = self.propose(None, command::Body::CloseSession(request)).await?;
+        Ok(self.respond(expect_arm!(CloseSession, body)?))
+    }
+}
+
+/// Moves the deadline, if this node is a leader that a majority has heard lately: one cut off must not comfort anybody.
+pub(super) async fn keep_alive_here(core: &Core, session_id: &str) -> Result<u64, Status> {
+    let acked = core.raft.as_leader().ok().and_then(|leader| leader.last_quorum_acked());
+    let limit = Duration::from_millis(core.settings.config.election_max_ms);
+    let single = core.settings.members.len() == 1;
+    if !single && acked.is_none_or(|at| at.elapsed() >= limit) {
+        return Err(status::unavailable("this leader has not heard from a majority lately"));
+    }
+    if let Some(ttl) = core.leases.keep_alive(session_id, Instant::now()) {
+        return Ok(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+    }
+    // Not in the table: ended, or so new that its deadline is not set yet, or this leader is so new that it has not
+    // applied everything. Only a state that is up to date may say that a session has ended.
+    core.reads.pass().await.map_err(|message| status::not_readable(&message, core.leader_hint()))?;
+    match core.replica.read(|view| view.rooms.sessions.get(session_id).map(|session| session.ttl_ms)) {
+        Some(ttl_ms) => Ok(ttl_ms),
+        None => Err(Status::not_found(format!("session {session_id} has ended; open a new one"))),
+    }
+}

@@ -1,0 +1,132 @@
+//! The one place where an outcome becomes a [`tonic::Status`].
+//!
+//! | status | means | metadata |
+//! |---|---|---|
+//! | `INVALID_ARGUMENT`, `NOT_FOUND`, `ALREADY_EXISTS`, `FAILED_PRECONDITION` | refused, nothing changed | `quorate-field` |
+//! | `ABORTED` | the token or epoch was superseded | `quorate-field` |
+//! | `RESOURCE_EXHAUSTED` | a limit; with `quorate-overload`, come again later | |
+//! | `UNAVAILABLE` + `quorate-no-effect` | certainly without effect: try again, perhaps elsewhere | `quorate-leader` |
+//! | `UNKNOWN` | may have taken effect, may still, or may never | `quorate-leader` |
+//! | `INTERNAL` | this node met a fault and is stopping | |
+
+use quorate_proto::v1::{Rejection, RejectionCode};
+use quorate_raft::error::Fatal;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+
+use crate::propose::ProposeError;
+
+/// The request field at fault.
+pub(crate) const FIELD_KEY: &str = "quorate-field";
+/// The gRPC address of the leader, if it is another node.
+pub(crate) const LEADER_KEY: &str = "quorate-leader";
+/// The call certainly had no effect.
+pub(crate) const NO_EFFECT_KEY: &str = "quorate-no-effect";
+/// The limit is one of the moment.
+pub(crate) const OVERLOAD_KEY: &str = "quorate-overload";
+
+/// A refusal by a room.
+pub(crate) fn rejected(rejection: &Rejection) -> Status {
+    let code = match rejection.code() {
+        RejectionCode::InvalidArgument => Code::InvalidArgument,
+        RejectionCode::NotFound => Code::NotFound,
+        RejectionCode::AlreadyExists => Code::AlreadyExists,
+        RejectionCode::FailedPrecondition => Code::FailedPrecondition,
+        RejectionCode::Aborted => Code::Aborted,
+        RejectionCode::ResourceExhausted => Code::ResourceExhausted,
+        RejectionCode::Unspecified => Code::Internal,
+    };
+    let mut status = Status::new(code, &rejection.message);
+    insert(status.metadata_mut(), FIELD_KEY, &rejection.field);
+    status
+}
+
+/// A refusal at the door: the request's shape is wrong.
+pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Status {
+    let mut status = Status::invalid_argument(message);
+    insert(status.metadata_mut(), FIELD_KEY, field);
+    status
+}
+
+/// No answer from the log.
+pub(crate) fn not_proposed(error: &ProposeError, leader: Option<String>) -> Status {
+    let mut status = match error {
+        ProposeError::NotNow(message) => unavailable(message),
+        ProposeError::Overloaded => {
+            let mut status = Status::resource_exhausted(error.to_string());
+            insert(status.metadata_mut(), OVERLOAD_KEY, "1");
+            insert(status.metadata_mut(), NO_EFFECT_KEY, "1");
+            status
+        }
+        ProposeError::TooLarge(_) => Status::invalid_argument(error.to_string()),
+        ProposeError::Unknown(_) => Status::unknown(error.to_string()),
+    };
+    hint(status.metadata_mut(), leader);
+    status
+}
+
+/// Nothing was done, and somebody else or a later moment may do better.
+pub(crate) fn unavailable(message: &str) -> Status {
+    let mut status = Status::unavailable(message);
+    insert(status.metadata_mut(), NO_EFFECT_KEY, "1");
+    status
+}
+
+/// A fresh enough read is not to be had here now.
+pub(crate) fn not_readable(message: &str, leader: Option<String>) -> Status {
+    let mut status = unavailable(&format!("a linearizable read is not possible now: {message}"));
+    hint(status.metadata_mut(), leader);
+    status
+}
+
+/// A fault of this node.
+pub(crate) fn fault(fatal: &Fatal) -> Status {
+    Status::internal(fatal.to_string())
+}
+
+/// Tells the caller who leads.
+pub(crate) fn hint(metadata: &mut MetadataMap, leader: Option<String>) {
+    if let Some(leader) = leader {
+        insert(metadata, LEADER_KEY, &leader);
+    }
+}
+
+fn insert(metadata: &mut MetadataMap, key: &'static str, value: &str) {
+    // A value that is not ASCII is left out: metadata is a hint.
+    if !value.is_empty()
+        && let Ok(value) = value.parse()
+    {
+        metadata.insert(key, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rejection_has_its_code_and_names_its_field() {
+        let table = [
+            (RejectionCode::InvalidArgument, Code::InvalidArgument),
+            (RejectionCode::NotFound, Code::NotFound),
+            (RejectionCode::AlreadyExists, Code::AlreadyExists),
+            (RejectionCode::FailedPrecondition, Code::FailedPrecondition),
+            (RejectionCode::Aborted, Code::Aborted),
+            (RejectionCode::ResourceExhausted, Code::ResourceExhausted),
+        ];
+        for (code, wanted) in table {
+            let rejection = Rejection { code: code as i32, message: "no".to_owned(), field: "tasks[0].id".to_owned() };
+            let status = rejected(&rejection);
+            assert_eq!(status.code(), wanted);
+            assert_eq!(status.metadata().get(FIELD_KEY).unwrap(), "tasks[0].id");
+        }
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_never_called_a_failure_without_effect() {
+        let status = not_proposed(&ProposeError::Unknown("leader lost".to_owned()), Some("h:1".to_owned()));
+        assert_eq!(status.code(), Code::Unknown);
+        assert!(status.metadata().get(NO_EFFECT_KEY).is_none());
+        assert_eq!(status.metadata().get(LEADER_KEY).unwrap(), "h:1");
+    }
+}

@@ -1,0 +1,219 @@
+//! Tasks: submitted, claimed, finished, looked at.
+
+use std::time::Duration;
+
+use futures::future::select_all;
+use quorate_proto::log::{answer, command};
+use quorate_proto::v1::tasks_server::Tasks;
+use quorate_proto::v1::{
+    AgentStatus, CancelTaskRequest, CancelTaskResponse, ClaimTasksRequest, ClaimTasksResponse, FinishTaskRequest,
+    FinishTaskResponse, GetTaskRequest, GetTaskResponse, ListAttemptsRequest, ListAttemptsResponse, ListTasksRequest,
+    ListTasksResponse, RequestId, SubmitTasksRequest, SubmitTasksResponse, TaskStatsRequest, TaskStatsResponse,
+};
+use quorate_raft::error::Fatal;
+use quorate_raft::state::check_id;
+use quorate_raft::state::sessions::Recorded;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::{Door, answered, checked, expect_arm, new_id, status};
+use crate::core::Leadership;
+use crate::hub::RECHECK;
+
+const MAX_WAIT_MS: u64 = 60_000;
+const MAX_PAGE: u32 = 1_000;
+
+#[tonic::async_trait]
+impl Tasks for Door {
+    async fn submit(&self, request: Request<SubmitTasksRequest>) -> Result<Response<SubmitTasksResponse>, Status> {
+        let mut request = request.into_inner();
+        for spec in &mut request.tasks {
+            if spec.task_id.is_empty() {
+                spec.task_id = new_id("t");
+            }
+        }
+        let body = self.propose(request.request.take(), command::Body::SubmitTasks(request)).await?;
+        Ok(self.respond(expect_arm!(SubmitTasks, body)?))
+    }
+
+    async fn claim(&self, request: Request<ClaimTasksRequest>) -> Result<Response<ClaimTasksResponse>, Status> {
+        let request = request.into_inner();
+        checked(check_id("agent_id", &request.agent_id))?;
+        checked(check_id("session_id", &request.session_id))?;
+        if request.wait_ms > MAX_WAIT_MS {
+            let message = format!("wait_ms must be at most {MAX_WAIT_MS}; got {}", request.wait_ms);
+            return Err(status::invalid("wait_ms", message));
+        }
+        Ok(self.respond(self.claim_or_wait(request).await?))
+    }
+
+    async fn finish(&self, request: Request<FinishTaskRequest>) -> Result<Response<FinishTaskResponse>, Status> {
+        let mut request = request.into_inner();
+        checked(check_id("task_id", &request.task_id))?;
+        let (task_id, token) = (request.task_id.clone(), request.token);
+        let body = self.propose(request.request.take(), command::Body::FinishTask(request)).await?;
+        let response = expect_arm!(FinishTask, body)?;
+        if response.fenced {
+            let message =
+                format!("fenced: token {token} of task {task_id} was superseded; the result is kept as an orphan");
+            return Err(Status::aborted(message));
+        }
+        Ok(self.respond(response))
+    }
+
+    async fn cancel(&self, request: Request<CancelTaskRequest>) -> Result<Response<CancelTaskResponse>, Status> {
+        let mut request = request.into_inner();
+        checked(check_id("task_id", &request.task_id))?;
+        let body = self.propose(request.request.take(), command::Body::CancelTask(request)).await?;
+        Ok(self.respond(expect_arm!(CancelTask, body)?))
+    }
+
+    async fn get(&self, request: Request<GetTaskRequest>) -> Result<Response<GetTaskResponse>, Status> {
+        let request = request.into_inner();
+        checked(check_id("task_id", &request.task_id))?;
+        let found = self
+            .read(request.consistency(), |view| {
+                let tasks = &view.rooms.tasks;
+                let Some(task) = tasks.get(view.rows, &request.task_id)? else { return Ok(None) };
+                Ok(Some(GetTaskResponse {
+                    open_dependencies: tasks.open_dependencies(&task),
+                    dependents: tasks.dependents(&request.task_id),
+                    rev: view.head.rev,
+                    task: Some(task),
+                }))
+            })
+            .await?;
+        found
+            .map(|response| self.respond(response))
+            .ok_or_else(|| Status::not_found(format!("no task {}", request.task_id)))
+    }
+
+    async fn list(&self, request: Request<ListTasksRequest>) -> Result<Response<ListTasksResponse>, Status> {
+        let request = request.into_inner();
+        check_limit(request.limit)?;
+        let response = self
+            .read(request.consistency(), |view| {
+                let (tasks, next_page_token) = view.rooms.tasks.list(view.rows, &request)?;
+                Ok(ListTasksResponse { tasks, next_page_token, rev: view.head.rev })
+            })
+            .await?;
+        Ok(self.respond(response))
+    }
+
+    async fn attempts(&self, request: Request<ListAttemptsRequest>) -> Result<Response<ListAttemptsResponse>, Status> {
+        let request = request.into_inner();
+        check_limit(request.limit)?;
+        let response = self
+            .read(request.consistency(), |view| {
+                let (attempts, next_page_token) = view.rooms.tasks.attempts(view.rows, &request)?;
+                Ok(ListAttemptsResponse { attempts, next_page_token, rev: view.head.rev })
+            })
+            .await?;
+        Ok(self.respond(response))
+    }
+
+    async fn stats(&self, request: Request<TaskStatsRequest>) -> Result<Response<TaskStatsResponse>, Status> {
+        let request = request.into_inner();
+        let response = self
+            .read(request.consistency(), |view| {
+                Ok(TaskStatsResponse { rev: view.head.rev, ..view.rooms.tasks.stats() })
+            })
+            .await?;
+        Ok(self.respond(response))
+    }
+}
+
+fn check_limit(limit: u32) -> Result<(), Status> {
+    if limit > MAX_PAGE {
+        return Err(status::invalid("limit", format!("limit must be at most {MAX_PAGE}; got {limit}")));
+    }
+    Ok(())
+}
+
+/// What a look at the state says about a claim.
+enum Outlook {
+    /// Propose: there is something to take, or a room should say why not.
+    Propose,
+    /// This very request was answered before.
+    Answered(Box<quorate_proto::log::Answer>),
+    /// The agent is to take no more.
+    Draining { rev: u64 },
+    /// Nothing to do now; listen to these capabilities.
+    Wait(Vec<String>),
+}
+
+impl Door {
+    /// Proposes only when there is something to take: an idle worker costs the log nothing.
+    async fn claim_or_wait(&self, request: ClaimTasksRequest) -> Result<ClaimTasksResponse, Status> {
+        let deadline = Instant::now() + Duration::from_millis(request.wait_ms);
+        // The leader's state is as new as its answers; a follower's may not yet know the agent that just registered.
+        if !matches!(self.core.leadership(), Leadership::Here { .. }) {
+            self.fresh().await?;
+        }
+        loop {
+            // Listening before looking: what becomes ready in between is not missed.
+            let listened = self.core.hub.listen(&request.agent_id, &self.capabilities(&request.agent_id));
+            let mut wakes: Vec<_> = listened.iter().map(|notify| Box::pin(notify.notified())).collect();
+            wakes.iter_mut().for_each(|wake| {
+                wake.as_mut().enable();
+            });
+            match self.outlook(&request)? {
+                Outlook::Answered(answer) => return expect_arm!(ClaimTasks, answered(*answer)?),
+                Outlook::Draining { rev } => {
+                    return Ok(ClaimTasksResponse { draining: true, rev, ..ClaimTasksResponse::default() });
+                }
+                Outlook::Propose => {
+                    let response = self.propose_claim(request.clone()).await?;
+                    if !response.tasks.is_empty() || response.draining || Instant::now() >= deadline {
+                        return Ok(response);
+                    }
+                }
+                Outlook::Wait(capabilities) if capabilities.len() + 2 != listened.len() => continue,
+                Outlook::Wait(_) => {}
+            }
+            let now = Instant::now();
+            if now >= deadline || self.core.stop.is_thrown() {
+                let rev = self.core.replica.read(|view| view.head.rev);
+                return Ok(ClaimTasksResponse { rev, ..ClaimTasksResponse::default() });
+            }
+            let until = deadline.min(now + RECHECK);
+            let _woken_or_not = tokio::time::timeout_at(until, select_all(wakes)).await;
+        }
+    }
+
+    fn capabilities(&self, agent_id: &str) -> Vec<String> {
+        self.core
+            .replica
+            .read(|view| view.rooms.agents.get(agent_id).map(|agent| agent.capabilities.clone()).unwrap_or_default())
+    }
+
+    fn outlook(&self, request: &ClaimTasksRequest) -> Result<Outlook, Status> {
+        let looked: Result<Outlook, Fatal> = self.core.replica.read(|view| {
+            if let Some(id) = &request.request
+                && let Recorded::Answered(answer) = view.rooms.sessions.recorded(view.rows, id)?
+            {
+                return Ok(Outlook::Answered(answer));
+            }
+            let Some(agent) = view.rooms.agents.get(&request.agent_id) else { return Ok(Outlook::Propose) };
+            let fits = agent.session_id == request.session_id;
+            Ok(match agent.status() {
+                AgentStatus::Draining if fits => Outlook::Draining { rev: view.head.rev },
+                AgentStatus::Available | AgentStatus::Busy if fits => {
+                    if view.rooms.tasks.claimable(&view.rooms.agents, &request.agent_id) {
+                        Outlook::Propose
+                    } else {
+                        Outlook::Wait(agent.capabilities.clone())
+                    }
+                }
+                _ => Outlook::Propose,
+            })
+        });
+        looked.map_err(|fatal| self.fault(&fatal))
+    }
+
+    async fn propose_claim(&self, mut request: ClaimTasksRequest) -> Result<ClaimTasksResponse, Status> {
+        let id: Option<RequestId> = request.request.take();
+        let body: answer::Body = self.propose(id, command::Body::ClaimTasks(request)).await?;
+        expect_arm!(ClaimTasks, body)
+    }
+}

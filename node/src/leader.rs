@@ -1,0 +1,131 @@
+//! The loops that act: passing effects on, taking and leaving office, ending lapsed sessions, running what is due.
+//!
+//! Only a leader proposes, each time as the leader of the term in which it saw the reason: a deposed one is refused by
+//! its own consensus. An idle cluster proposes nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::async_runtime::watch::WatchReceiver;
+use quorate_proto::log::{Answer, ExpireSession, Tick, answer, command};
+use quorate_proto::v1::RejectionCode;
+use quorate_raft::effect::Effect;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::core::{Core, Leadership, wall_clock_ms};
+use crate::leases::Lapsed;
+use crate::stop::Reason;
+
+/// Sessions ended by one round.
+const LAPSED_PER_ROUND: usize = 256;
+/// The pause after a proposal that did not go through.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Starts every loop.
+pub(crate) fn start(core: &Arc<Core>, effects: UnboundedReceiver<Vec<Effect>>) {
+    tokio::spawn(pass_on_effects(core.clone(), effects));
+    tokio::spawn(follow_office(core.clone()));
+    tokio::spawn(end_lapsed_sessions(core.clone()));
+    tokio::spawn(run_due(core.clone()));
+}
+
+async fn pass_on_effects(core: Arc<Core>, mut effects: UnboundedReceiver<Vec<Effect>>) {
+    while let Some(effects) = effects.recv().await {
+        let now = Instant::now();
+        for effect in &effects {
+            match effect {
+                Effect::SessionOpened { session_id, epoch, ttl_ms } => {
+                    core.leases.opened(session_id, *epoch, *ttl_ms, now);
+                }
+                Effect::SessionEnded { session_id } => core.leases.ended(session_id),
+                _ => {}
+            }
+        }
+        core.hub.announce(&effects);
+    }
+}
+
+/// Notices when this node begins or ceases to lead, and when consensus itself has stopped.
+async fn follow_office(core: Arc<Core>) {
+    let mut metrics = core.raft.metrics();
+    let mut leading = None;
+    loop {
+        let fatal = metrics.borrow_watched().running_state.clone().err();
+        if let Some(fatal) = fatal {
+            return core.stop.now(Reason::Fault(format!("consensus stopped: {fatal}")));
+        }
+        let term = match core.leadership() {
+            Leadership::Here { term } => Some(term),
+            Leadership::There { .. } | Leadership::Unknown => None,
+        };
+        if term != leading {
+            leading = term;
+            match term {
+                Some(term) => take_office(&core, term).await,
+                None => core.leases.follow(),
+            }
+        }
+        if metrics.changed().await.is_err() {
+            return core.stop.now(Reason::Fault("consensus is gone".to_owned()));
+        }
+    }
+}
+
+/// The deadlines of a new leader start only when it has applied all that earlier leaders committed: a session they
+/// opened must not be missed, one they ended not revived.
+async fn take_office(core: &Arc<Core>, term: u64) {
+    tracing::info!(term, "this node leads");
+    if let Err(error) = core.reads.pass().await {
+        tracing::debug!(%error, "office not confirmed yet");
+    }
+    core.replica.read(|view| core.leases.lead(term, view.rooms.sessions.iter(), Instant::now()));
+}
+
+async fn end_lapsed_sessions(core: Arc<Core>) {
+    loop {
+        core.leases.next_deadline().await;
+        let (term, lapsed) = core.leases.lapsed(Instant::now(), LAPSED_PER_ROUND);
+        let Some(term) = term else { continue };
+        let expiries = lapsed.into_iter().map(|lapsed| end_session(&core, lapsed, term));
+        futures::future::join_all(expiries).await;
+    }
+}
+
+async fn end_session(core: &Core, lapsed: Lapsed, term: u64) {
+    tracing::info!(session = lapsed.session_id, "session lapsed");
+    let expire = ExpireSession { session_id: lapsed.session_id.clone(), epoch: lapsed.epoch };
+    match core.proposer.propose_as_leader(command::Body::ExpireSession(expire), term).await {
+        // Ended already, by whatever way: nothing is left to expire.
+        Ok(Answer { body: Some(answer::Body::Rejected(r)), .. }) if r.code() == RejectionCode::NotFound => {
+            core.leases.ended(&lapsed.session_id);
+        }
+        Ok(_) => {}
+        // It stays on the list and comes up again.
+        Err(error) => tracing::debug!(%error, "an expiry was not proposed"),
+    }
+}
+
+async fn run_due(core: Arc<Core>) {
+    loop {
+        let due = core.replica.read(|view| view.rooms.next_due_ms().map(|due| (due, view.head.now_ms)));
+        let (Some((due_ms, state_ms)), Leadership::Here { term }) = (due, core.leadership()) else {
+            tokio::select! {
+                () = core.hub.due_changed() => {}
+                () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            }
+            continue;
+        };
+        let now_ms = wall_clock_ms().max(state_ms);
+        if now_ms < due_ms {
+            tokio::select! {
+                () = core.hub.due_changed() => {}
+                () = tokio::time::sleep(Duration::from_millis((due_ms - now_ms).min(60_000))) => {}
+            }
+            continue;
+        }
+        if let Err(error) = core.proposer.propose_as_leader(command::Body::Tick(Tick {}), term).await {
+            tracing::debug!(%error, "a tick was not proposed");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! One server process: configuration, proposing, the leader's loops, gRPC, HTTP, and the command line beside it.
+//!
+//! ```text
+//!   cli ─────── subcommands; on top of the client library
+//!   server ──── start and stop of one node
+//!   ├─ config, data_dir     what it is told, what its directory says
+//!   ├─ core ─────────────── the parts of a running node, shared by its handlers
+//!   ├─ propose, reads ───── into the log and out of the state
+//!   ├─ leases, hub, leader  deadlines, wake-ups, and the loops that act on them
+//!   └─ grpc, http ───────── the doors
+//! ```
+
+pub mod cli;
+mod config;
+mod core;
+mod data_dir;
+mod grpc;
+mod http;
+mod hub;
+mod leader;
+mod leases;
+mod propose;
+mod reads;
+mod server;
+mod stop;

@@ -1,0 +1,297 @@
+//! Start and stop of one node.
+//!
+//! Start: settings, ports, data directory, state, consensus, doors; each complaint comes before anything is changed by
+//! what follows it. Stop: hand leadership over, let calls end, close the state. A fault skips all of that: the process
+//! ends at once and the log is the truth.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use openraft::SnapshotPolicy;
+use openraft::impls::BasicNode;
+use parking_lot::Mutex;
+use quorate_raft::consensus::log_storage::LogStorage;
+use quorate_raft::consensus::network::Peers;
+use quorate_raft::consensus::state_machine::StateMachine;
+use quorate_raft::consensus::types::Raft;
+use quorate_raft::effect::Effect;
+use quorate_raft::replica::Replica;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tonic::transport::server::TcpIncoming;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, DevArgs, LogFormat, ServeArgs, Settings};
+use crate::core::Core;
+use crate::data_dir::DataDir;
+use crate::hub::Hub;
+use crate::leases::Leases;
+use crate::propose::Proposer;
+use crate::reads::ReadBarrier;
+use crate::stop::{Reason, Stop};
+use crate::{grpc, http, leader};
+
+/// Between looks at whether a new node has joined.
+const JOIN_POLL: Duration = Duration::from_millis(100);
+
+/// `quorate serve`: one node of a cluster, until it is told to stop.
+pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let settings = Settings::load(&args)?;
+    start_logging(&settings.config)?;
+    run(settings).await
+}
+
+/// `quorate dev`: a cluster of one on loopback.
+pub(crate) async fn dev(args: DevArgs) -> anyhow::Result<()> {
+    let throw_away = tempfile::Builder::new().prefix("quorate-dev-").tempdir().context("no temporary directory")?;
+    let data_dir = args.data_dir.clone().unwrap_or_else(|| throw_away.path().to_owned());
+    let settings = Settings::dev(&args, data_dir)?;
+    start_logging(&settings.config)?;
+    run(settings).await
+}
+
+fn start_logging(config: &Config) -> anyhow::Result<()> {
+    let filter = format!("{},openraft=error", config.log_level);
+    let filter = if config.log_level.contains('=') { config.log_level.clone() } else { filter };
+    let filter = EnvFilter::try_new(&filter).with_context(|| format!("log_level {:?}", config.log_level))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Json => lines.json().init(),
+        LogFormat::Text => lines.with_target(false).init(),
+    }
+    Ok(())
+}
+
+async fn run(settings: Settings) -> anyhow::Result<()> {
+    let grpc = bind("listen", &settings.config.listen).await?;
+    let http = bind("http_listen", &settings.config.http_listen).await?;
+    let data_dir = DataDir::open(&settings.config.data_dir, &settings.config.cluster_id, settings.config.node_id)?;
+    stop_on_panic();
+    let (core, effects) = build(settings, data_dir).await?;
+    leader::start(&core, effects);
+    tokio::spawn(join(core.clone()));
+    let grpc_addr = grpc.local_addr()?;
+    let grpc_door = tokio::spawn(serve_grpc(core.clone(), grpc));
+    let http_door = tokio::spawn(serve_http(core.clone(), http));
+    tokio::spawn(stop_on_signal(core.stop.clone()));
+    announce(&core, grpc_addr);
+
+    let reason = core.stop.wait().await;
+    if let Reason::Fault(fault) = reason {
+        tracing::error!(%fault, "this node met a fault it cannot reason about and stops");
+        return Err(anyhow!("stopped by a fault: {fault}"));
+    }
+    tracing::info!("stopping");
+    let ended = tokio::time::timeout(core.settings.shutdown_grace(), async {
+        let _ended = (grpc_door.await, http_door.await);
+    });
+    if ended.await.is_err() {
+        tracing::warn!("calls were still under way at the end of the grace period");
+    }
+    core.raft.shutdown().await.map_err(|e| anyhow!("consensus did not stop cleanly: {e}"))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bind(field: &str, address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            anyhow!("{field} {address} is taken: another process listens there; stop it or choose another port")
+        }
+        _ => anyhow!("{field} {address} cannot be listened on: {e}"),
+    })
+}
+
+/// A panic is a bug, and a node with a bug in an unknown place must not go on answering.
+fn stop_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}
+
+async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Core>, UnboundedReceiver<Vec<Effect>>)> {
+    let config = &settings.config;
+    let (effects_in, effects) = tokio::sync::mpsc::unbounded_channel();
+    let root = data_dir.path().to_owned();
+    let opening = Instant::now();
+    let (replica, log) = tokio::task::spawn_blocking(move || open_storage(&root, effects_in)).await??;
+    let peers = Peers::new(config.node_id, &config.cluster_id).map_err(|e| anyhow!(e))?;
+    let raft = Raft::build(
+        config.node_id,
+        Arc::new(raft_config(config)?),
+        peers.clone(),
+        log.clone(),
+        StateMachine::new(replica.clone()),
+    )
+    .await
+    .map_err(|e| anyhow!("consensus could not start: {e}"))?;
+    raft.run();
+    raft.runtime_config().elect(data_dir.joined());
+    tracing::debug!(elapsed = ?opening.elapsed(), "state opened");
+    let core = Core {
+        proposer: Proposer::start(raft.clone(), peers.clone(), config.max_queued_bytes),
+        reads: ReadBarrier::start(raft.clone(), peers.clone()),
+        leases: Arc::new(Leases::default()),
+        hub: Arc::new(Hub::new()),
+        stop: Stop::new(),
+        started: Instant::now(),
+        data_dir: Mutex::new(data_dir),
+        settings,
+        raft,
+        replica,
+        log,
+        peers,
+    };
+    Ok((Arc::new(core), effects))
+}
+
+fn open_storage(
+    root: &Path,
+    effects: tokio::sync::mpsc::UnboundedSender<Vec<Effect>>,
+) -> anyhow::Result<(Arc<Replica>, LogStorage)> {
+    let shown = root.display();
+    let log = LogStorage::open(&root.join("log")).with_context(|| format!("the log in {shown} does not open"))?;
+    let replica = Replica::open(root, effects).with_context(|| format!("the state in {shown} does not open"))?;
+    Ok((Arc::new(replica), log))
+}
+
+fn raft_config(config: &Config) -> anyhow::Result<openraft::Config> {
+    let raft = openraft::Config {
+        cluster_name: config.cluster_id.clone(),
+        heartbeat_interval: config.heartbeat_ms,
+        election_timeout_min: config.election_min_ms,
+        election_timeout_max: config.election_max_ms,
+        install_snapshot_timeout: 10 * 60 * 1_000,
+        max_payload_entries: 256,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every),
+        max_in_snapshot_log_to_keep: config.log_keep,
+        purge_batch_size: (config.log_keep / 4).clamp(1, 8_192),
+        replication_lag_threshold: config.log_keep.max(config.snapshot_every),
+        api_channel_size: Some(4_096),
+        enable_pre_vote: Some(true),
+        // Without a durable commit point a restored leader could answer from an older state.
+        enable_leader_restore: Some(false),
+        ..openraft::Config::default()
+    };
+    raft.validate().map_err(|e| anyhow!("the Raft timing is not valid: {e}"))
+}
+
+/// Brings a new node into its cluster: begins the cluster if nobody has, otherwise waits until it has caught up. Only
+/// then does it vote and campaign.
+async fn join(core: Arc<Core>) {
+    let mut told = false;
+    while !core.joined() {
+        match try_join(&core).await {
+            Ok(true) => tracing::info!("this node has joined its cluster"),
+            Ok(false) => {
+                if !told {
+                    tracing::info!("waiting to join: the cluster begins when all its nodes are up");
+                    told = true;
+                }
+                tokio::time::sleep(JOIN_POLL).await;
+            }
+            Err(error) => return core.stop.now(Reason::Fault(format!("joining failed: {error:#}"))),
+        }
+    }
+}
+
+async fn try_join(core: &Core) -> anyhow::Result<bool> {
+    let initialized = core.raft.is_initialized().await.map_err(|e| anyhow!("{e}"))?;
+    if initialized {
+        if core.reads.pass().await.is_err() {
+            return Ok(false);
+        }
+        core.set_joined()?;
+        return Ok(true);
+    }
+    let members = &core.settings.members;
+    let this = core.settings.config.node_id;
+    if members.keys().next() != Some(&this) {
+        return Ok(false);
+    }
+    for (_, address) in members.iter().filter(|(id, _)| **id != this) {
+        // One that does not answer may belong to a cluster that has begun: then this disk was wiped.
+        if grpc::peer_has_begun(address).await != Some(false) {
+            return Ok(false);
+        }
+    }
+    let nodes: BTreeMap<u64, BasicNode> = members.iter().map(|(id, address)| (*id, BasicNode::new(address))).collect();
+    core.raft.initialize(nodes).await.map_err(|e| anyhow!("the cluster could not begin: {e}"))?;
+    core.set_joined()?;
+    Ok(true)
+}
+
+fn announce(core: &Core, grpc: SocketAddr) {
+    let config = &core.settings.config;
+    tracing::info!(
+        node = config.node_id,
+        cluster = config.cluster_id,
+        %grpc,
+        http = config.http_listen,
+        data_dir = %config.data_dir.display(),
+        members = core.settings.members.len(),
+        "quorate {} is up",
+        env!("CARGO_PKG_VERSION")
+    );
+}
+
+async fn serve_grpc(core: Arc<Core>, listener: TcpListener) {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let stop = core.stop.clone();
+    let leaving = core.clone();
+    let served = tonic::transport::Server::builder()
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(16 << 20)
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .add_routes(grpc::routes(&core))
+        .serve_with_incoming_shutdown(incoming, async move {
+            stop.wait().await;
+            leave_office(&leaving).await;
+        })
+        .await;
+    if let Err(error) = served {
+        core.stop.now(Reason::Fault(format!("the gRPC port failed: {error}")));
+    }
+}
+
+/// Hands leadership over while calls are still served: a client notices a redirect and nothing else.
+async fn leave_office(core: &Core) {
+    let leads = core.metrics().current_leader == Some(core.settings.config.node_id);
+    if !leads || core.settings.members.len() == 1 {
+        return;
+    }
+    match grpc::hand_over(core, 0).await {
+        Ok(leader) => tracing::info!(leader, "leadership handed over"),
+        Err(error) => tracing::warn!(%error, "leadership was not handed over; the others will elect"),
+    }
+}
+
+async fn serve_http(core: Arc<Core>, listener: TcpListener) {
+    let stop = core.stop.clone();
+    let served = axum::serve(listener, http::router(core.clone())).with_graceful_shutdown(async move {
+        stop.wait().await;
+    });
+    if let Err(error) = served.await {
+        core.stop.now(Reason::Fault(format!("the HTTP port failed: {error}")));
+    }
+}
+
+async fn stop_on_signal(stop: Stop) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return stop.now(Reason::Fault("signals cannot be received".to_owned()));
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.now(Reason::Signal);
+}
