@@ -173,7 +173,7 @@ fn check_circles(new: &[(usize, &TaskSpec)]) -> Outcome<()> {
         None => Ok(()),
         Some(path) => {
             let at = new.iter().find(|(_, spec)| Some(&spec.task_id) == path.first()).map_or(0, |(i, _)| *i);
-            let message = format!("dependencies go round in a circle: {}", path.join(" -> "));
+            let message = format!("dependencies form a cycle: {}", path.join(" -> "));
             Err(precondition(&format!("tasks[{at}].dependencies"), message))
         }
     }
