@@ -78,6 +78,22 @@ struct Lease {
     deadline: Mutex<Instant>,
     /// It is over already.
     ended: watch::Sender<bool>,
+    /// What the cluster said at the latest keep-alive.
+    held: watch::Sender<Held>,
+}
+
+/// The attempts that a session held at some rev.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    rev: u64,
+    attempts: BTreeSet<(String, u64)>,
+}
+
+impl Held {
+    /// Whether the cluster took this attempt away: it was granted by then, and is not held.
+    pub(crate) fn has_lost(&self, task_id: &str, token: u64) -> bool {
+        token <= self.rev && !self.attempts.contains(&(task_id.to_owned(), token))
+    }
 }
 
 impl Lease {
@@ -137,7 +153,11 @@ impl Window {
 
 impl Session {
     fn start(client: Client, id: String, epoch: u64, ttl: Duration, sent: Instant) -> Self {
-        let lease = Arc::new(Lease { deadline: Mutex::new(sent + ttl), ended: watch::Sender::new(false) });
+        let lease = Arc::new(Lease {
+            deadline: Mutex::new(sent + ttl),
+            ended: watch::Sender::new(false),
+            held: watch::Sender::default(),
+        });
         let keeper = tokio::spawn(keep_alive(client.clone(), id.clone(), ttl, Arc::clone(&lease))).abort_handle();
         let window = Mutex::new(Window::default());
         Session { inner: Arc::new(Inner { client, id, epoch, ttl, window, lease, keeper }) }
@@ -178,6 +198,11 @@ impl Session {
     /// The cluster said that the session is gone: there is no point in waiting for the keeper to hear it too.
     pub(crate) fn lost(&self) {
         self.inner.lease.ended.send_replace(true);
+    }
+
+    /// What the session holds, news with every keep-alive.
+    pub(crate) fn held(&self) -> watch::Receiver<Held> {
+        self.inner.lease.held.subscribe()
     }
 
     /// A fresh request id: a resend with it has no second effect. Report it with [`Session::done`] once answered.
@@ -235,7 +260,11 @@ async fn keep_alive(client: Client, id: String, ttl: Duration, lease: Arc<Lease>
             async move { SessionsClient::new(channel).keep_alive(request).await }
         });
         match timeout_at(deadline, renewal).await {
-            Ok(Outcome { result: Ok(_), sent, .. }) => lease.renew(sent, ttl),
+            Ok(Outcome { result: Ok(kept), sent, .. }) => {
+                lease.renew(sent, ttl);
+                let attempts = kept.held.into_iter().map(|held| (held.task_id, held.token)).collect();
+                lease.held.send_replace(Held { rev: kept.rev, attempts });
+            }
             Ok(Outcome { result: Err(error), .. }) if !error.is_not_found() => {
                 tracing::warn!(session = id, %error, "a keep-alive failed");
             }
@@ -266,6 +295,16 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attempt_is_lost_if_it_was_granted_by_then_and_is_not_held() {
+        let held = Held { rev: 10, attempts: BTreeSet::from([("t".to_owned(), 7)]) };
+        assert!(!held.has_lost("t", 7));
+        assert!(held.has_lost("t", 5), "given up and granted again");
+        assert!(held.has_lost("u", 9));
+        assert!(!held.has_lost("u", 11), "granted after the cluster looked");
+        assert!(!Held::default().has_lost("t", 7), "nothing is known yet");
+    }
 
     #[test]
     fn done_below_is_the_oldest_request_under_way() {

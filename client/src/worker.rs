@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use crate::client::Client;
 use crate::error::Error;
-use crate::sessions::Session;
+use crate::sessions::{Held, Session};
 use stretch::{Over, Stretch};
 
 /// The pause after a step that failed. It doubles from failure to failure.
@@ -32,14 +32,21 @@ pub struct Job {
     /// The task, with its claim.
     pub task: Task,
     cancelled: watch::Receiver<bool>,
+    held: watch::Receiver<Held>,
 }
 
 impl Job {
-    /// Resolves when the lease on the task is lost: whatever the handler still does will not count.
+    /// Resolves when the task is no longer this worker's: the lease is lost, or the task was cancelled or ran out of time
+    /// (which a worker learns with its next keep-alive, within a third of the session's TTL). Whatever the handler still
+    /// does will not count.
     pub async fn cancelled(&self) {
-        let mut cancelled = self.cancelled.clone();
-        if cancelled.wait_for(|cancelled| *cancelled).await.is_err() {
-            std::future::pending::<()>().await;
+        let (mut cancelled, mut held) = (self.cancelled.clone(), self.held.clone());
+        let (id, token) = (self.task.id.as_str(), self.token());
+        // A sender that is gone says nothing more: the runtime is shutting down.
+        tokio::select! {
+            true = async { cancelled.wait_for(|cancelled| *cancelled).await.is_ok() } => {}
+            true = async { held.wait_for(|held| held.has_lost(id, token)).await.is_ok() } => {}
+            else => std::future::pending::<()>().await,
         }
     }
 

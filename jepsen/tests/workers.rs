@@ -118,3 +118,38 @@ async fn tasks_of_lost_workers_complete_elsewhere_exactly_once() -> Result<()> {
     cluster.check_replicas_equal().await?;
     cluster.close()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_task_is_let_go_by_its_worker() -> Result<()> {
+    let cluster = LocalCluster::builder().nodes(1).start().await?;
+    let client = cluster.client()?;
+    client.tasks().submit_one(work("endless")).await?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (tell, mut told) = tokio::sync::mpsc::channel(1);
+    let worker = Worker::builder(cluster.client()?).agent_id("patient").capabilities(["work"]).session_ttl(TTL).build();
+    let working = tokio::spawn(async move {
+        let handler = move |job: Job| {
+            let tell = tell.clone();
+            async move {
+                job.cancelled().await;
+                // The test waits at the other end; if it failed, there is nobody to tell.
+                let _ = tell.send(()).await;
+                Done::Released
+            }
+        };
+        worker.run(handler, async move { drop(stopped.await) }).await
+    });
+    until("the worker holds the task", LIMIT, || async {
+        let task = client.tasks().get("endless").await?.task;
+        Ok(task.is_some_and(|task| held_by(&task, "patient")).then_some(()))
+    })
+    .await?;
+    client.tasks().cancel("endless", "changed our minds").await?;
+    tokio::time::timeout(LIMIT, told.recv()).await?.context("the handler was never told")?;
+    ensure!(stop.send(()).is_ok(), "the worker stopped before it was asked to");
+    let report = working.await??;
+    ensure!((report.fenced, report.sessions_lost) == (1, 0), "{report:?}");
+    let task = client.tasks().get("endless").await?.task.context("the task is gone")?;
+    ensure!(task.status == TaskStatus::Cancelled as i32, "it ended as {:?}", task.status());
+    cluster.close()
+}

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use quorate_proto::log::{Answer, ExpireSession, Tick, answer, command};
-use quorate_proto::v1::RejectionCode;
+use quorate_proto::v1::{ClusterInfo, RejectionCode};
 use quorate_raft::effect::Effect;
+use quorate_raft::state::cluster;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::core::{Core, Leadership, wall_clock_ms};
@@ -18,6 +19,8 @@ use crate::stop::Reason;
 
 /// Sessions ended by one round.
 const LAPSED_PER_ROUND: usize = 256;
+/// The newest commands that this binary writes.
+const FEATURE_LEVEL: u32 = 1;
 /// The pause after a proposal that did not go through.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -79,6 +82,27 @@ async fn take_office(core: &Arc<Core>, term: u64) {
         tracing::debug!(%error, "office not confirmed yet");
     }
     core.replica.read(|view| core.leases.lead(term, view.rooms.sessions.iter(), Instant::now()));
+    tokio::spawn(name_cluster(core.clone(), term));
+}
+
+/// The state itself says which cluster it is of, so that a copy of it cannot pass for another's.
+async fn name_cluster(core: Arc<Core>, term: u64) {
+    let cluster_id = core.settings.config.cluster_id.clone();
+    match core.replica.read(|view| cluster::get(view.rows)) {
+        Ok(Some(info)) if info.cluster_id == cluster_id => {}
+        Ok(Some(info)) => {
+            let fault = format!("the state is of cluster {:?}, this node of {cluster_id:?}", info.cluster_id);
+            core.stop.now(Reason::Fault(fault));
+        }
+        Ok(None) => {
+            let info = ClusterInfo { cluster_id, feature_level: FEATURE_LEVEL };
+            // If it fails, the next term's leader tries again.
+            if let Err(error) = core.proposer.propose_as_leader(command::Body::DescribeCluster(info), term).await {
+                tracing::debug!(%error, "the cluster was not named yet");
+            }
+        }
+        Err(fatal) => core.stop.now(Reason::Fault(fatal.to_string())),
+    }
 }
 
 async fn end_lapsed_sessions(core: Arc<Core>) {

@@ -94,6 +94,8 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         tracing::warn!("calls were still under way at the end of the grace period");
     }
     core.raft.shutdown().await.map_err(|e| anyhow!("consensus did not stop cleanly: {e}"))?;
+    let replica = core.replica.clone();
+    tokio::task::spawn_blocking(move || replica.flush()).await?.context("the state was not flushed")?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -96,10 +96,17 @@ impl Replica {
         self.applied.read().db.size_bytes()
     }
 
-    /// A hash over every row but the head, and the rev it belongs to. Holds up apply meanwhile.
+    /// Makes what is applied durable, so that the next start has nothing to apply again.
+    pub fn flush(&self) -> Result<(), Fatal> {
+        let db = self.applied.read().db.clone();
+        db.flush()
+    }
+
+    /// A hash over every row but the head, and the rev it belongs to. Apply goes on meanwhile.
     pub fn full_digest(&self) -> Result<(u64, u128), Fatal> {
         let applied = self.applied.read();
-        Ok((applied.head.rev, applied.db.full_digest(Table::Head as u8)?))
+        let (rev, db) = (applied.head.rev, applied.db.clone());
+        Ok((rev, db.full_digest(Table::Head as u8, || drop(applied))?))
     }
 
     /// Applies consecutive entries as one write; the answers are per entry.

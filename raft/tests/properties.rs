@@ -134,7 +134,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn every_invariant_holds_after_any_history(events in prop::collection::vec(event(), 1..80), entropy in any::<u64>()) {

@@ -70,7 +70,7 @@ impl Bench {
         H: Fn(Job) -> F,
         F: Future<Output = Done>,
     {
-        let job = Job { task, cancelled: self.cancelled.clone() };
+        let job = Job { task, cancelled: self.cancelled.clone(), held: self.session.held() };
         let (id, token) = (job.task.id.clone(), job.token());
         // A panic in the handler is a failed attempt and not a dead worker.
         let done = AssertUnwindSafe(async move { handler(job).await })

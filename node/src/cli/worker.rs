@@ -34,7 +34,7 @@ pub(crate) const EXAMPLES: &str = r#"THE COMMAND:
                65  failed for good: no retry
                any other, or a signal: failed, retried as the task's policy says
   If the task is cancelled, its time is up, or the lease is lost, the process group gets SIGTERM
-  and after 5 s SIGKILL.
+  and after 5 s SIGKILL. The worker hears of it within a third of the session's TTL.
 
 SIGNALS:
   SIGTERM or SIGINT once: take no more tasks, finish what runs, leave.
@@ -229,7 +229,7 @@ impl Crew {
 fn judge(ran: Ran) -> (Done, String) {
     let error_line = last_line(&ran.stderr);
     let status = match ran.end {
-        // The lease is gone, so this changes nothing any more; it says at least that nothing came of it.
+        // The task is not ours any more, so this changes nothing; it says at least that nothing came of it.
         End::Cancelled => return (Done::Released, "cancelled".into()),
         End::TooMuchOutput => {
             let error = format!("stdout is more than {MAX_RESULT_BYTES} bytes, the most that a result may have");

@@ -134,7 +134,12 @@ fn watch(door: Door, filter: AgentFilter) -> impl Stream<Item = Result<AgentEven
                 seen = rev;
                 look = false;
             }
-            match news.recv().await {
+            let next = tokio::select! {
+                next = news.recv() => next,
+                // A watcher that stays on would hold up the stop; it watches another node then.
+                _reason = door.core.stop.wait() => break,
+            };
+            match next {
                 Ok(AgentNews::Changed { rev, .. }) if rev <= seen => {}
                 Ok(AgentNews::Changed { agent, removed, rev }) => {
                     let matches = !removed && agents::matches(&filter, &agent);

@@ -106,12 +106,13 @@ async fn node_status(core: &Core, full_digest: bool) -> Result<NodeStatusRespons
     let full = if full_digest {
         let replica = core.replica.clone();
         let hashed = tokio::task::spawn_blocking(move || replica.full_digest()).await;
-        let (_, digest) =
-            hashed.map_err(|e| Status::internal(e.to_string()))?.map_err(|fatal| status::fault(&fatal))?;
-        format!("{digest:032x}")
+        Some(hashed.map_err(|e| Status::internal(e.to_string()))?.map_err(|fatal| status::fault(&fatal))?)
     } else {
-        String::new()
+        None
     };
+    // One rev for both digests: that of the rows that were hashed.
+    let rev = full.map_or(head.rev, |(rev, _)| rev);
+    let digest = if rev == head.rev { format!("{:032x}", head.digest) } else { String::new() };
     let ready = crate::http::ready(core, QUICK).await;
     let role = match metrics.state {
         ServerState::Leader => "leader",
@@ -128,11 +129,11 @@ async fn node_status(core: &Core, full_digest: bool) -> Result<NodeStatusRespons
         term: metrics.current_term,
         last_log_index: metrics.last_log_index.unwrap_or(0),
         applied_index: head.applied.map_or(0, |(_, index)| index),
-        rev: head.rev,
+        rev,
         snapshot_index: metrics.snapshot.map_or(0, |id| id.index),
         purged_index: metrics.purged.map_or(0, |id| id.index),
-        digest: format!("{:032x}", head.digest),
-        full_digest: full,
+        digest,
+        full_digest: full.map(|(_, digest)| format!("{digest:032x}")).unwrap_or_default(),
         ready: ready.is_ok(),
         reason: ready.err().unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -153,7 +153,7 @@ impl Peer for PeerDoor {
         &self,
         request: Request<pb::PeerKeepAliveRequest>,
     ) -> Result<Response<pb::PeerKeepAliveReply>, Status> {
-        let ttl_ms = keep_alive_here(&self.core, &request.into_inner().session_id).await?;
-        Ok(Response::new(pb::PeerKeepAliveReply { ttl_ms }))
+        let response = keep_alive_here(&self.core, &request.into_inner().session_id).await?;
+        Ok(Response::new(pb::PeerKeepAliveReply { response: Some(response) }))
     }
 }

@@ -7,7 +7,7 @@ use quorate_proto::log::command;
 use quorate_proto::peer as pb;
 use quorate_proto::v1::sessions_server::Sessions;
 use quorate_proto::v1::{
-    CloseSessionRequest, CloseSessionResponse, KeepAliveRequest, KeepAliveResponse, OpenSessionRequest,
+    CloseSessionRequest, CloseSessionResponse, HeldAttempt, KeepAliveRequest, KeepAliveResponse, OpenSessionRequest,
     OpenSessionResponse,
 };
 use quorate_raft::state::check_id;
@@ -30,16 +30,17 @@ impl Sessions for Door {
     async fn keep_alive(&self, request: Request<KeepAliveRequest>) -> Result<Response<KeepAliveResponse>, Status> {
         let session_id = request.into_inner().session_id;
         checked(check_id("session_id", &session_id))?;
-        let ttl_ms = match self.core.leadership() {
+        let response = match self.core.leadership() {
             Leadership::Here { .. } => keep_alive_here(&self.core, &session_id).await?,
             Leadership::There { address, .. } => {
                 let mut leader = self.core.peers.client(&address)?;
                 let request = self.core.peers.request(pb::PeerKeepAliveRequest { session_id });
-                leader.keep_alive(request).await?.into_inner().ttl_ms
+                let reply = leader.keep_alive(request).await?.into_inner();
+                reply.response.ok_or_else(|| status::unavailable("the leader's answer is empty"))?
             }
             Leadership::Unknown => return Err(status::unavailable("no leader is known at the moment")),
         };
-        Ok(self.respond(KeepAliveResponse { ttl_ms }))
+        Ok(self.respond(response))
     }
 
     async fn close(&self, request: Request<CloseSessionRequest>) -> Result<Response<CloseSessionResponse>, Status> {
@@ -51,7 +52,7 @@ impl Sessions for Door {
 }
 
 /// Moves the deadline, if this node is a leader that a majority has heard lately: one cut off must not comfort anybody.
-pub(super) async fn keep_alive_here(core: &Core, session_id: &str) -> Result<u64, Status> {
+pub(super) async fn keep_alive_here(core: &Core, session_id: &str) -> Result<KeepAliveResponse, Status> {
     let acked = core.raft.as_leader().ok().and_then(|leader| leader.last_quorum_acked());
     let limit = Duration::from_millis(core.settings.config.election_max_ms);
     let single = core.settings.members.len() == 1;
@@ -59,13 +60,24 @@ pub(super) async fn keep_alive_here(core: &Core, session_id: &str) -> Result<u64
         return Err(status::unavailable("this leader has not heard from a majority lately"));
     }
     if let Some(ttl) = core.leases.keep_alive(session_id, Instant::now()) {
-        return Ok(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        return Ok(kept(core, session_id, u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)));
     }
     // Not in the table: ended, or so new that its deadline is not set yet, or this leader is so new that it has not
     // applied everything. Only a state that is up to date may say that a session has ended.
     core.reads.pass().await.map_err(|message| status::not_readable(&message, core.leader_hint()))?;
     match core.replica.read(|view| view.rooms.sessions.get(session_id).map(|session| session.ttl_ms)) {
-        Some(ttl_ms) => Ok(ttl_ms),
+        Some(ttl_ms) => Ok(kept(core, session_id, ttl_ms)),
         None => Err(Status::not_found(format!("session {session_id} has ended; open a new one"))),
     }
+}
+
+/// What the session still holds goes along with every keep-alive: that is how a worker learns of a cancelled task.
+fn kept(core: &Core, session_id: &str, ttl_ms: u64) -> KeepAliveResponse {
+    core.replica.read(|view| KeepAliveResponse {
+        ttl_ms,
+        held: (view.rooms.tasks.held_by_session(session_id))
+            .map(|(task_id, token)| HeldAttempt { task_id: task_id.to_owned(), token })
+            .collect(),
+        rev: view.head.rev,
+    })
 }

@@ -88,12 +88,16 @@ impl StateDb {
             .sum()
     }
 
-    /// A hash over all rows except those under `skip`, in key order.
-    pub fn full_digest(&self, skip: u8) -> Result<u128, Fatal> {
+    /// A hash over all rows except those under `skip`, in key order. The rows are those of the moment when `fixed` is
+    /// called; writers may go on from then.
+    pub fn full_digest(&self, skip: u8, fixed: impl FnOnce()) -> Result<u128, Fatal> {
         let mut hash = Xxh3::new();
         let mut read = ReadOptions::default();
         read.fill_cache(false);
-        for item in self.db.iterator_opt(IteratorMode::Start, read) {
+        // An iterator sees the database as it was when it was made.
+        let rows = self.db.iterator_opt(IteratorMode::Start, read);
+        fixed();
+        for item in rows {
             let (key, value) = item?;
             if key.first() == Some(&skip) {
                 continue;

@@ -68,8 +68,8 @@ pub struct Tasks {
     blocked: BTreeMap<Arc<str>, u32>,
     /// For each task not completed, those that wait for it.
     waiting: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
-    /// IN_PROGRESS, by the session of the claim.
-    by_session: BTreeMap<String, BTreeSet<Arc<str>>>,
+    /// IN_PROGRESS, by the session of the claim, with its token: oldest claim first.
+    by_session: BTreeMap<String, BTreeSet<(u64, Arc<str>)>>,
     /// IN_PROGRESS, by the agent of the claim, with its token: oldest claim first.
     by_agent: BTreeMap<String, BTreeSet<(u64, Arc<str>)>>,
     /// IN_PROGRESS, by when the attempt times out.
@@ -121,6 +121,11 @@ impl Tasks {
         self.by_agent.get(agent_id).map_or(0, BTreeSet::len)
     }
 
+    /// The attempts the session holds, as task and token, oldest first.
+    pub fn held_by_session(&self, session_id: &str) -> impl Iterator<Item = (&str, u64)> {
+        self.by_session.get(session_id).into_iter().flatten().map(|(token, id)| (&**id, *token))
+    }
+
     /// Every place that holds the task, by the status it stands for: one for a live task, none for an ended one.
     pub fn places(&self, task: &Task) -> Vec<TaskStatus> {
         let id: Arc<str> = Arc::from(task.id.as_str());
@@ -152,7 +157,7 @@ impl Tasks {
                 let claim = task.claim.as_ref().ok_or_else(|| corrupt(&task.id, "is in progress without a claim"))?;
                 self.deadlines.insert((claim.deadline_ms, Arc::clone(&id)));
                 self.by_agent.entry(claim.agent_id.clone()).or_default().insert((claim.token, Arc::clone(&id)));
-                self.by_session.entry(claim.session_id.clone()).or_default().insert(id);
+                self.by_session.entry(claim.session_id.clone()).or_default().insert((claim.token, id));
             }
             TaskStatus::Blocked => {}
             status => return Err(corrupt(&task.id, &format!("is live and {status:?}"))),
@@ -172,7 +177,7 @@ impl Tasks {
                 if let Some(claim) = &task.claim {
                     self.deadlines.remove(&(claim.deadline_ms, Arc::clone(&id)));
                     remove_from(&mut self.by_agent, claim.agent_id.as_str(), &(claim.token, Arc::clone(&id)));
-                    remove_from(&mut self.by_session, claim.session_id.as_str(), &id);
+                    remove_from(&mut self.by_session, claim.session_id.as_str(), &(claim.token, id));
                 }
             }
             TaskStatus::Blocked => {

@@ -46,7 +46,8 @@ pub fn cancel(
 
 /// The session's attempts are lost: each counts as a failure, and what may be tried again is ready at once.
 pub fn session_ended(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, session_id: &str) -> Result<u64, Fatal> {
-    let ids: Vec<Arc<str>> = rooms.tasks.by_session.get(session_id).into_iter().flatten().cloned().collect();
+    let held = rooms.tasks.by_session.get(session_id).into_iter().flatten();
+    let ids: Vec<Arc<str>> = held.map(|(_, id)| Arc::clone(id)).collect();
     let mut given_back: BTreeMap<String, u32> = BTreeMap::new();
     for id in &ids {
         let mut task = load_live(&*out.txn, id)?;
