@@ -88,7 +88,8 @@ pub(crate) fn classify(status: &Status) -> Failure {
         Code::AlreadyExists => rejected(RejectionCode::AlreadyExists),
         Code::FailedPrecondition => rejected(RejectionCode::FailedPrecondition),
         Code::ResourceExhausted if marked("quorate-overload") => Failure::NoEffect(message),
-        Code::ResourceExhausted => rejected(RejectionCode::ResourceExhausted),
+        // Without the mark it is HTTP/2's word, which cuts off calls under way.
+        Code::ResourceExhausted if marked("quorate-rejected") => rejected(RejectionCode::ResourceExhausted),
         Code::Aborted => Failure::Final(Error::Fenced { message }),
         _ if marked("quorate-no-effect") || never_connected(status) => Failure::NoEffect(message),
         _ => Failure::Unknown(format!("{}: {message}", status.code())),
@@ -121,7 +122,14 @@ mod tests {
     fn only_a_marked_status_proves_that_nothing_happened() {
         assert!(matches!(classify(&marked(Code::Unavailable, "quorate-no-effect")), Failure::NoEffect(_)));
         assert!(matches!(classify(&marked(Code::ResourceExhausted, "quorate-overload")), Failure::NoEffect(_)));
-        for code in [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal, Code::DeadlineExceeded] {
+        for code in [
+            Code::Unavailable,
+            Code::ResourceExhausted,
+            Code::Unknown,
+            Code::Cancelled,
+            Code::Internal,
+            Code::DeadlineExceeded,
+        ] {
             assert!(matches!(classify(&Status::new(code, "broken")), Failure::Unknown(_)), "{code:?}");
         }
     }
@@ -141,6 +149,9 @@ mod tests {
         let Failure::Final(Error::Rejected { code, field, .. }) = classify(&status) else { panic!("not final") };
         assert_eq!((code, field.as_str()), (RejectionCode::InvalidArgument, "tasks[0].priority"));
         assert!(matches!(classify(&Status::aborted("old token")), Failure::Final(Error::Fenced { .. })));
-        assert!(matches!(classify(&Status::resource_exhausted("limit")), Failure::Final(Error::Rejected { .. })));
+        assert!(matches!(
+            classify(&marked(Code::ResourceExhausted, "quorate-rejected")),
+            Failure::Final(Error::Rejected { .. })
+        ));
     }
 }

@@ -322,6 +322,9 @@ fn members(config: &Config) -> Result<BTreeMap<u64, String>, ConfigError> {
         if !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
             return Err(ConfigError(format!("peers: node {id} must have HOST:PORT; got {address:?}")));
         }
+        if members.values().any(|known| known == &address) {
+            return Err(ConfigError(format!("peers: {address} is named twice; each node has an address of its own")));
+        }
         if members.insert(id, address).is_some() {
             return Err(ConfigError(format!("peers: node {id} is named twice")));
         }

@@ -10,6 +10,7 @@ use quorate_raft::consensus::network::Peers;
 use quorate_raft::consensus::types::Raft;
 use quorate_raft::replica::Replica;
 
+use crate::clock::Clock;
 use crate::config::Settings;
 use crate::data_dir::DataDir;
 use crate::hub::Hub;
@@ -25,13 +26,19 @@ pub(crate) struct Core {
     pub(crate) replica: Arc<Replica>,
     pub(crate) log: LogStorage,
     pub(crate) peers: Peers,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) proposer: Proposer,
     pub(crate) reads: ReadBarrier,
     pub(crate) leases: Arc<Leases>,
     pub(crate) hub: Arc<Hub>,
+    /// This node is to stop: hand over, finish what is under way.
     pub(crate) stop: Stop,
+    /// Leadership is handed over: streams that would never end are ended.
+    pub(crate) closing: Stop,
     pub(crate) started: Instant,
     pub(crate) data_dir: Mutex<DataDir>,
+    /// The highest term that the other members knew of when this node, its disk being empty, asked them.
+    pub(crate) term_floor: Mutex<Option<u64>>,
 }
 
 /// Who leads, as far as this node knows.
@@ -86,11 +93,4 @@ impl Core {
     pub(crate) fn metrics(&self) -> openraft::RaftMetrics<quorate_raft::consensus::types::TypeConfig> {
         self.raft.metrics().borrow_watched().clone()
     }
-}
-
-/// Milliseconds since 1970 by this machine's clock. Only proposers use it; the state has its own time.
-pub(crate) fn wall_clock_ms() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -13,8 +13,9 @@ use quorate_raft::effect::Effect;
 use quorate_raft::state::cluster;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::core::{Core, Leadership, wall_clock_ms};
+use crate::core::{Core, Leadership};
 use crate::leases::Lapsed;
+use crate::propose::ProposeError;
 use crate::stop::Reason;
 
 /// Sessions ended by one round.
@@ -81,7 +82,10 @@ async fn take_office(core: &Arc<Core>, term: u64) {
     if let Err(error) = core.reads.pass().await {
         tracing::debug!(%error, "office not confirmed yet");
     }
-    core.replica.read(|view| core.leases.lead(term, view.rooms.sessions.iter(), Instant::now()));
+    core.replica.read(|view| {
+        core.clock.take_office(view.head.now_ms);
+        core.leases.lead(term, view.rooms.sessions.iter(), Instant::now());
+    });
     tokio::spawn(name_cluster(core.clone(), term));
 }
 
@@ -123,9 +127,14 @@ async fn end_session(core: &Core, lapsed: Lapsed, term: u64) {
         Ok(Answer { body: Some(answer::Body::Rejected(r)), .. }) if r.code() == RejectionCode::NotFound => {
             core.leases.ended(&lapsed.session_id);
         }
+        // Resumed meanwhile: its opening set a new deadline.
         Ok(_) => {}
-        // It stays on the list and comes up again.
-        Err(error) => tracing::debug!(%error, "an expiry was not proposed"),
+        // It stays on the list and comes up again. While the outcome is unknown, nobody is told that it lives.
+        Err(ProposeError::Unknown(error)) => tracing::debug!(error, "an expiry's outcome is unknown"),
+        Err(error) => {
+            tracing::debug!(%error, "an expiry was not proposed");
+            core.leases.not_ended(&lapsed.session_id);
+        }
     }
 }
 
@@ -139,7 +148,7 @@ async fn run_due(core: Arc<Core>) {
             }
             continue;
         };
-        let now_ms = wall_clock_ms().max(state_ms);
+        let now_ms = core.clock.now_ms().max(state_ms);
         if now_ms < due_ms {
             tokio::select! {
                 () = core.hub.due_changed() => {}

@@ -17,6 +17,19 @@ struct Deadline {
     at: Instant,
     ttl: Duration,
     epoch: u64,
+    /// Its expiry was proposed: nobody may be told that it lives on.
+    ending: bool,
+}
+
+/// What a keep-alive finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Good for so long from now.
+    For(Duration),
+    /// Its end is on the way; how that comes out is not known yet.
+    Ending,
+    /// Not in this table.
+    Unknown,
 }
 
 #[derive(Default)]
@@ -72,12 +85,24 @@ impl Leases {
         self.table.lock().remove(session_id);
     }
 
-    /// Moves the deadline to `now` + TTL and returns the TTL; `None` if there is no such session here.
-    pub(crate) fn keep_alive(&self, session_id: &str, now: Instant) -> Option<Duration> {
+    /// Moves the deadline to `now` + TTL.
+    pub(crate) fn keep_alive(&self, session_id: &str, now: Instant) -> Kept {
         let mut table = self.table.lock();
-        let Deadline { ttl, epoch, .. } = *table.sessions.get(session_id)?;
-        table.set(session_id, epoch, ttl, now);
-        Some(ttl)
+        match table.sessions.get(session_id).copied() {
+            None => Kept::Unknown,
+            Some(Deadline { ending: true, .. }) => Kept::Ending,
+            Some(Deadline { ttl, epoch, .. }) => {
+                table.set(session_id, epoch, ttl, now);
+                Kept::For(ttl)
+            }
+        }
+    }
+
+    /// The expiry of a session certainly did not happen: it may be kept alive again until the next one is proposed.
+    pub(crate) fn not_ended(&self, session_id: &str) {
+        if let Some(deadline) = self.table.lock().sessions.get_mut(session_id) {
+            deadline.ending = false;
+        }
     }
 
     /// The sessions whose deadline has passed at `now`, at most `limit`, and the term to propose their end in. They stay
@@ -90,7 +115,7 @@ impl Leases {
         for id in due {
             if let Some(deadline) = table.sessions.get(&id).copied() {
                 lapsed.push(Lapsed { session_id: id.clone(), epoch: deadline.epoch });
-                table.move_to(&id, deadline, now + Duration::from_secs(1));
+                table.move_to(&id, Deadline { ending: true, ..deadline }, now + Duration::from_secs(1));
             }
         }
         (table.term, lapsed)
@@ -113,7 +138,7 @@ impl Leases {
 
 impl Table {
     fn set(&mut self, id: &str, epoch: u64, ttl: Duration, now: Instant) {
-        self.move_to(id, Deadline { at: now, ttl, epoch }, now + ttl);
+        self.move_to(id, Deadline { at: now, ttl, epoch, ending: false }, now + ttl);
     }
 
     fn move_to(&mut self, id: &str, deadline: Deadline, at: Instant) {
@@ -147,7 +172,7 @@ mod tests {
     fn alive_with_a_beat_at_four_minutes_gone_six_minutes_after_it() {
         let (leases, start) = (Leases::default(), Instant::now());
         leases.lead(1, [session("s", 300_000)].iter(), start);
-        assert_eq!(leases.keep_alive("s", start + 4 * MINUTE), Some(5 * MINUTE));
+        assert_eq!(leases.keep_alive("s", start + 4 * MINUTE), Kept::For(5 * MINUTE));
         assert!(ids(&leases, start + 8 * MINUTE).is_empty());
         assert_eq!(ids(&leases, start + 10 * MINUTE), ["s"]);
     }
@@ -167,7 +192,7 @@ mod tests {
         leases.lead(1, [session("s", 1_000)].iter(), start);
         leases.follow();
         leases.opened("t", 9, 1_000, start);
-        assert_eq!(leases.keep_alive("s", start), None);
+        assert_eq!(leases.keep_alive("s", start), Kept::Unknown);
         assert!(ids(&leases, start + MINUTE).is_empty());
     }
 
@@ -178,6 +203,9 @@ mod tests {
         let late = start + Duration::from_secs(2);
         assert_eq!(ids(&leases, late), ["s"]);
         assert!(ids(&leases, late).is_empty());
+        assert_eq!(leases.keep_alive("s", late), Kept::Ending, "its expiry is on the way");
+        leases.not_ended("s");
+        assert_eq!(leases.keep_alive("s", late), Kept::For(Duration::from_secs(1)));
         leases.ended("s");
         assert!(ids(&leases, late + MINUTE).is_empty());
     }

@@ -11,6 +11,7 @@
 //! ```
 
 pub mod cli;
+mod clock;
 mod config;
 mod core;
 mod data_dir;

@@ -20,7 +20,8 @@ use quorate_raft::consensus::types::{Payload, Raft};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::Code;
 
-use crate::core::{Leadership, leadership, wall_clock_ms};
+use crate::clock::Clock;
+use crate::core::{Leadership, leadership};
 
 /// The most commands and bytes in one entry.
 const BATCH_COMMANDS: usize = 1_024;
@@ -65,9 +66,9 @@ pub(crate) struct Proposer {
 
 impl Proposer {
     /// Starts the batcher.
-    pub(crate) fn start(raft: Raft, peers: Peers, max_queued_bytes: u64) -> Self {
+    pub(crate) fn start(raft: Raft, peers: Peers, clock: Arc<Clock>, max_queued_bytes: u64) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE_LEN);
-        tokio::spawn(form_batches(raft.clone(), jobs));
+        tokio::spawn(form_batches(raft.clone(), clock, jobs));
         let bytes = Arc::new(Semaphore::new(usize::try_from(max_queued_bytes).unwrap_or(usize::MAX >> 3)));
         Proposer { raft, peers, queue, bytes }
     }
@@ -120,7 +121,8 @@ fn forward_failure(leader: &str, status: &tonic::Status) -> ProposeError {
     let message = format!("the leader at {leader} said: {}", status.message());
     let no_effect = status.metadata().contains_key(crate::grpc::status::NO_EFFECT_KEY);
     match status.code() {
-        Code::ResourceExhausted => ProposeError::Overloaded,
+        // Only the leader's own word: HTTP/2 has a meaning of its own for this code, and cuts off calls under way with it.
+        Code::ResourceExhausted if no_effect => ProposeError::Overloaded,
         _ if no_effect || is_connect_error(status) => ProposeError::NotNow(message),
         _ => ProposeError::Unknown(message),
     }
@@ -139,7 +141,7 @@ fn is_connect_error(status: &tonic::Status) -> bool {
 }
 
 /// Forms entries as long as the node runs, one in flight at a time.
-async fn form_batches(raft: Raft, mut jobs: mpsc::Receiver<Pending>) {
+async fn form_batches(raft: Raft, clock: Arc<Clock>, mut jobs: mpsc::Receiver<Pending>) {
     while let Some(first) = jobs.recv().await {
         let mut bytes = first.command.len();
         let mut batch = vec![first];
@@ -148,11 +150,13 @@ async fn form_batches(raft: Raft, mut jobs: mpsc::Receiver<Pending>) {
             bytes += next.command.len();
             batch.push(next);
         }
-        propose_batch(&raft, batch).await;
+        // Whoever went away while waiting asks again or not at all; proposing for nobody could grant work to nobody.
+        batch.retain(|pending| !pending.answer.is_closed());
+        propose_batch(&raft, &clock, batch).await;
     }
 }
 
-async fn propose_batch(raft: &Raft, batch: Vec<Pending>) {
+async fn propose_batch(raft: &Raft, clock: &Clock, batch: Vec<Pending>) {
     let not_leader = || ProposeError::NotNow("this node does not lead any more".to_owned());
     let Ok(leader) = raft.as_leader() else {
         return refuse(batch, &not_leader());
@@ -166,7 +170,7 @@ async fn propose_batch(raft: &Raft, batch: Vec<Pending>) {
     }
     let commands = batch.iter().map(|pending| pending.command.clone()).collect();
     let entropy = uuid::Uuid::new_v4().as_u64_pair().0;
-    let entry = Batch { now_ms: wall_clock_ms(), entropy, commands }.encode_to_vec();
+    let entry = Batch { now_ms: clock.now_ms(), entropy, commands }.encode_to_vec();
     let (responder, completed) = ProgressResponder::complete_only();
     let submitted =
         raft.write(Payload(entry.into())).with_leader(leader.leader_id().to_committed()).responder(responder).await;

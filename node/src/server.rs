@@ -26,6 +26,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tonic::transport::server::TcpIncoming;
 use tracing_subscriber::EnvFilter;
 
+use crate::clock::Clock;
 use crate::config::{Config, DevArgs, LogFormat, ServeArgs, Settings};
 use crate::core::Core;
 use crate::data_dir::DataDir;
@@ -127,7 +128,7 @@ async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Cor
     let peers = Peers::new(config.node_id, &config.cluster_id).map_err(|e| anyhow!(e))?;
     let raft = Raft::build(
         config.node_id,
-        Arc::new(raft_config(config)?),
+        Arc::new(raft_config(config, data_dir.joined())?),
         peers.clone(),
         log.clone(),
         StateMachine::new(replica.clone()),
@@ -135,14 +136,17 @@ async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Cor
     .await
     .map_err(|e| anyhow!("consensus could not start: {e}"))?;
     raft.run();
-    raft.runtime_config().elect(data_dir.joined());
     tracing::debug!(elapsed = ?opening.elapsed(), "state opened");
+    let clock = Arc::new(Clock::new());
     let core = Core {
-        proposer: Proposer::start(raft.clone(), peers.clone(), config.max_queued_bytes),
+        proposer: Proposer::start(raft.clone(), peers.clone(), clock.clone(), config.max_queued_bytes),
+        clock,
         reads: ReadBarrier::start(raft.clone(), peers.clone()),
         leases: Arc::new(Leases::default()),
         hub: Arc::new(Hub::new()),
         stop: Stop::new(),
+        closing: Stop::new(),
+        term_floor: Mutex::new(None),
         started: Instant::now(),
         data_dir: Mutex::new(data_dir),
         settings,
@@ -164,7 +168,7 @@ fn open_storage(
     Ok((Arc::new(replica), log))
 }
 
-fn raft_config(config: &Config) -> anyhow::Result<openraft::Config> {
+fn raft_config(config: &Config, joined: bool) -> anyhow::Result<openraft::Config> {
     let raft = openraft::Config {
         cluster_name: config.cluster_id.clone(),
         heartbeat_interval: config.heartbeat_ms,
@@ -178,6 +182,8 @@ fn raft_config(config: &Config) -> anyhow::Result<openraft::Config> {
         replication_lag_threshold: config.log_keep.max(config.snapshot_every),
         api_channel_size: Some(4_096),
         enable_pre_vote: Some(true),
+        // Until this node knows its cluster's log it does not campaign.
+        enable_elect: joined,
         // Without a durable commit point a restored leader could answer from an older state.
         enable_leader_restore: Some(false),
         ..openraft::Config::default()
@@ -206,28 +212,32 @@ async fn join(core: Arc<Core>) {
 
 async fn try_join(core: &Core) -> anyhow::Result<bool> {
     let initialized = core.raft.is_initialized().await.map_err(|e| anyhow!("{e}"))?;
+    let begins = core.settings.members.keys().next() == Some(&core.settings.config.node_id);
     if initialized {
-        if core.reads.pass().await.is_err() {
+        // A crash may have come between beginning the cluster and noting that this node belongs to it.
+        let just_begun = begins && core.metrics().last_log_index.is_none_or(|index| index == 0);
+        if !(just_begun && nobody_has_begun(core).await) && core.reads.pass().await.is_err() {
             return Ok(false);
         }
         core.set_joined()?;
         return Ok(true);
     }
-    let members = &core.settings.members;
-    let this = core.settings.config.node_id;
-    if members.keys().next() != Some(&this) {
+    if !begins || !nobody_has_begun(core).await {
         return Ok(false);
     }
-    for (_, address) in members.iter().filter(|(id, _)| **id != this) {
-        // One that does not answer may belong to a cluster that has begun: then this disk was wiped.
-        if grpc::peer_has_begun(address).await != Some(false) {
-            return Ok(false);
-        }
-    }
+    let members = &core.settings.members;
     let nodes: BTreeMap<u64, BasicNode> = members.iter().map(|(id, address)| (*id, BasicNode::new(address))).collect();
     core.raft.initialize(nodes).await.map_err(|e| anyhow!("the cluster could not begin: {e}"))?;
     core.set_joined()?;
     Ok(true)
+}
+
+/// Every other member says that it belongs to no cluster yet. One that does not answer may belong to one that has begun:
+/// then this disk was wiped.
+async fn nobody_has_begun(core: &Core) -> bool {
+    let others = core.settings.members.iter().filter(|(id, _)| **id != core.settings.config.node_id);
+    let answers = others.map(|(id, address)| grpc::term_of(*id, address));
+    futures::future::join_all(answers).await.into_iter().all(|term| term == Some(0))
 }
 
 fn announce(core: &Core, grpc: SocketAddr) {
@@ -255,8 +265,9 @@ async fn serve_grpc(core: Arc<Core>, listener: TcpListener) {
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .add_routes(grpc::routes(&core))
         .serve_with_incoming_shutdown(incoming, async move {
-            stop.wait().await;
+            let reason = stop.wait().await;
             leave_office(&leaving).await;
+            leaving.closing.now(reason);
         })
         .await;
     if let Err(error) = served {
@@ -270,7 +281,8 @@ async fn leave_office(core: &Core) {
     if !leads || core.settings.members.len() == 1 {
         return;
     }
-    match grpc::hand_over(core, 0).await {
+    let handed = tokio::time::timeout(core.settings.shutdown_grace() / 2, grpc::hand_over(core, 0)).await;
+    match handed.unwrap_or_else(|_| Err("it took too long".to_owned())) {
         Ok(leader) => tracing::info!(leader, "leadership handed over"),
         Err(error) => tracing::warn!(%error, "leadership was not handed over; the others will elect"),
     }

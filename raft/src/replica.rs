@@ -142,7 +142,7 @@ impl Replica {
     pub fn take_snapshot(&self) -> Result<(SnapshotDir, Head), Fatal> {
         let db = self.applied.read().db.clone();
         let (snapshot, head) = self.layout.take_snapshot(&db)?;
-        self.keep(snapshot.clone());
+        self.keep(snapshot.clone(), &head)?;
         Ok((snapshot, head))
     }
 
@@ -162,18 +162,25 @@ impl Replica {
         self.layout.point_to(&name)?;
         *self.applied.write() = next;
         current.retire();
-        self.keep(kept);
+        self.keep(kept, &covered)?;
         self.announce(vec![Effect::StateReplaced]);
         Ok(())
     }
 
-    fn keep(&self, snapshot: SnapshotDir) {
-        let old = self.snapshot.lock().replace(snapshot.clone());
-        if let Some(old) = old
-            && old.path() != snapshot.path()
-        {
-            old.retire();
+    /// The newer of two snapshots is the current one: one that was being taken may be done only after a later one was
+    /// installed, and the log has been purged up to that.
+    fn keep(&self, snapshot: SnapshotDir, head: &Head) -> Result<(), Fatal> {
+        let mut current = self.snapshot.lock();
+        match current.as_ref() {
+            Some(old) if old.path() == snapshot.path() => {}
+            Some(old) if index_of(&old.head()?) > index_of(head) => snapshot.retire(),
+            _ => {
+                if let Some(old) = current.replace(snapshot) {
+                    old.retire();
+                }
+            }
         }
+        Ok(())
     }
 
     fn announce(&self, effects: Vec<Effect>) {
@@ -182,6 +189,10 @@ impl Replica {
             tracing::trace!("effects without a listener");
         }
     }
+}
+
+fn index_of(head: &Head) -> Option<u64> {
+    head.applied.map(|(_, index)| index)
 }
 
 fn open_generation(path: &Path) -> Result<Applied, Fatal> {

@@ -62,3 +62,14 @@ fn requirement_sets_of_live_tasks_are_bounded() {
     let refused = (RejectionCode::ResourceExhausted, "tasks[0].required_capabilities");
     assert_eq!((refusal(&more[0]), refusal(&more[1])), (Some(refused), None));
 }
+
+#[test]
+fn time_never_goes_back() {
+    let mut machine = Machine::in_memory();
+    let tick = || Command { request: None, body: Some(command::Body::Tick(Tick {})) };
+    machine.apply(5_000, 1, vec![tick()]).unwrap();
+    machine.apply(3_000, 2, vec![tick()]).unwrap();
+    assert_eq!(machine.head.now_ms, 5_000, "a proposer with a slower clock does not turn time back");
+    machine.apply(6_000, 3, vec![tick()]).unwrap();
+    assert_eq!(machine.head.now_ms, 6_000);
+}

@@ -83,10 +83,10 @@ async fn ask(address: &str) -> Result<NodeStatusResponse, Status> {
     Ok(ClusterClient::new(channel).node_status(NodeStatusRequest { full_digest: false }).await?.into_inner())
 }
 
-/// Whether a peer belongs to a cluster that has begun. `None`: it cannot be asked.
-pub(crate) async fn peer_has_begun(address: &str) -> Option<bool> {
+/// The term a member knows of, 0 if it belongs to no cluster yet. `None`: it cannot be asked, or another answers there.
+pub(crate) async fn term_of(node_id: u64, address: &str) -> Option<u64> {
     let answer = tokio::time::timeout(ASK, ask(address)).await.ok()?.ok()?;
-    Some(answer.term > 0 || answer.last_log_index > 0)
+    (answer.node_id == node_id).then_some(answer.term.max(u64::from(answer.last_log_index > 0)))
 }
 
 fn unreachable(node_id: u64, address: &str, reason: &str) -> NodeStatusResponse {

@@ -9,7 +9,7 @@ mod sessions;
 pub(crate) mod status;
 mod tasks;
 
-pub(crate) use cluster::{hand_over, peer_has_begun};
+pub(crate) use cluster::{hand_over, term_of};
 
 use std::sync::Arc;
 

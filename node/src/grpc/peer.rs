@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::future::join_all;
 use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
 use prost::Message;
 use quorate_proto::peer as pb;
 use quorate_proto::peer::peer_server::{Peer, PeerServer};
-use quorate_raft::consensus::network::{CLUSTER_KEY, MAX_MESSAGE_BYTES};
+use quorate_raft::consensus::network::{CLUSTER_KEY, MAX_MESSAGE_BYTES, NODE_KEY};
 use quorate_raft::consensus::{server, wire};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -20,20 +22,30 @@ use crate::core::Core;
 /// The peer service behind its check.
 pub(super) fn service(core: Arc<Core>) -> InterceptedService<PeerServer<PeerDoor>, SameCluster> {
     let cluster_id = core.settings.config.cluster_id.clone();
+    let node_id = core.settings.config.node_id.to_string();
     let service = PeerServer::new(PeerDoor { core })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    InterceptedService::new(service, SameCluster { cluster_id })
+    InterceptedService::new(service, SameCluster { cluster_id, node_id })
 }
 
 /// Lets only this cluster's nodes in.
 #[derive(Clone)]
 pub(super) struct SameCluster {
     cluster_id: String,
+    node_id: String,
 }
 
 impl Interceptor for SameCluster {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        // An address that leads to another node than the caller means would let one disk speak for two members.
+        let meant = request.metadata().get(NODE_KEY).and_then(|value| value.to_str().ok());
+        if meant.is_some_and(|meant| meant != self.node_id) {
+            return Err(Status::permission_denied(format!(
+                "this is node {}, not the one that was meant",
+                self.node_id
+            )));
+        }
         let caller = request.metadata().get(CLUSTER_KEY).and_then(|value| value.to_str().ok());
         if caller == Some(self.cluster_id.as_str()) {
             return Ok(request);
@@ -44,6 +56,22 @@ impl Interceptor for SameCluster {
     }
 }
 
+/// What is committed must be applied by every replica, for ever. A command that this leader does not know (the caller is
+/// newer), or that only a leader may say, does not get that far.
+fn check_forwarded(command: Bytes) -> Result<(), Status> {
+    use quorate_proto::log::command::Body;
+    match quorate_proto::log::Command::decode(command) {
+        Ok(command) => match command.body {
+            Some(Body::Tick(_) | Body::ExpireSession(_) | Body::DescribeCluster(_)) => {
+                Err(status::invalid("command", "only a leader says this, and only of itself"))
+            }
+            Some(_) => Ok(()),
+            None => Err(status::unavailable("the leader is older than this command; try again when it is upgraded")),
+        },
+        Err(error) => Err(status::invalid("command", format!("the command does not decode: {error}"))),
+    }
+}
+
 /// What peer calls stand on.
 #[derive(Clone)]
 pub(super) struct PeerDoor {
@@ -51,13 +79,61 @@ pub(super) struct PeerDoor {
 }
 
 impl PeerDoor {
+    /// Hands a replication stream to consensus. It would last as long as the leader does, so this node's stop ends it.
+    fn replicate(
+        &self,
+        requests: impl Stream<Item = Result<pb::AppendRequest, Status>> + Send + 'static,
+    ) -> BoxStream<'static, Result<pb::AppendReply, Status>> {
+        let closing = self.core.closing.clone();
+        server::append(&self.core.raft, requests).take_until(async move { closing.wait().await }).boxed()
+    }
+
     fn log_is_empty(&self) -> bool {
         self.core.metrics().last_log_index.is_none_or(|index| index == 0)
     }
 
+    /// A node that has forgotten its votes must not prop up a leader that was deposed with one of them. Before it follows
+    /// anybody it asks enough of the others that every majority it may have been part of is heard, and from then on
+    /// follows nobody of an older term than they knew.
+    async fn may_follow(&self, leader: Option<&pb::Vote>) -> Result<(), Status> {
+        if self.core.joined() {
+            return Ok(());
+        }
+        let known = *self.core.term_floor.lock();
+        let floor = match known {
+            Some(floor) => floor,
+            None => {
+                let floor = self.ask_for_terms().await?;
+                *self.core.term_floor.lock() = Some(floor);
+                floor
+            }
+        };
+        let term = leader.map_or(0, |vote| vote.term);
+        if term < floor {
+            return Err(status::unavailable(&format!("term {term} is over: the others knew of term {floor}")));
+        }
+        Ok(())
+    }
+
+    async fn ask_for_terms(&self) -> Result<u64, Status> {
+        let settings = &self.core.settings;
+        let others = settings.members.iter().filter(|(id, _)| **id != settings.config.node_id);
+        let answers = join_all(others.map(|(id, address)| super::term_of(*id, address))).await;
+        let heard: Vec<u64> = answers.into_iter().flatten().collect();
+        // Any majority that this node was part of has all but one of its members among the others.
+        let members = settings.members.len();
+        let needed = members - (members / 2 + 1) + 1;
+        if heard.len() < needed.min(members - 1) {
+            let message =
+                format!("this node's disk is empty: it follows nobody before {needed} others have said what they know");
+            return Err(status::unavailable(&message));
+        }
+        Ok(heard.into_iter().max().unwrap_or(0))
+    }
+
     /// Replication reaches an empty log that was not empty when the leader last looked: says so before it sees it.
     async fn tell_of_lost_disk(&self, first: &pb::AppendRequest) -> Result<(), Status> {
-        if first.prev_log_id.is_none_or(|previous| previous.index == 0) {
+        if !self.log_is_empty() || first.prev_log_id.is_none_or(|previous| previous.index == 0) {
             return Ok(());
         }
         let leader_id = first.vote.map_or(0, |vote| vote.node_id);
@@ -93,13 +169,14 @@ impl Peer for PeerDoor {
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         let mut requests = request.into_inner();
-        if self.core.joined() || !self.log_is_empty() {
-            return Ok(Response::new(server::append(&self.core.raft, requests).boxed()));
+        if self.core.joined() {
+            return Ok(Response::new(self.replicate(requests)));
         }
         let Some(first) = requests.message().await? else { return Ok(Response::new(stream::empty().boxed())) };
+        self.may_follow(first.vote.as_ref()).await?;
         self.tell_of_lost_disk(&first).await?;
         let requests = stream::once(std::future::ready(Ok(first))).chain(requests);
-        Ok(Response::new(server::append(&self.core.raft, requests).boxed()))
+        Ok(Response::new(self.replicate(requests)))
     }
 
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteReply>, Status> {
@@ -116,6 +193,10 @@ impl Peer for PeerDoor {
         &self,
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderReply>, Status> {
+        self.may_follow(request.get_ref().from_leader.as_ref()).await?;
+        if !self.core.joined() {
+            return Err(status::unavailable("this node has not caught up with its cluster yet and does not lead"));
+        }
         Ok(Response::new(server::transfer_leader(&self.core.raft, request.get_ref()).await?))
     }
 
@@ -124,12 +205,16 @@ impl Peer for PeerDoor {
         request: Request<Streaming<pb::SnapshotPiece>>,
     ) -> Result<Response<pb::SnapshotReply>, Status> {
         let layout = self.core.replica.layout();
-        Ok(Response::new(server::install_snapshot(&self.core.raft, layout, request.into_inner()).await?))
+        let receiving = server::begin_snapshot(layout, request.into_inner()).await?;
+        self.may_follow(receiving.vote()).await?;
+        Ok(Response::new(receiving.install(&self.core.raft).await?))
     }
 
     /// Proposed here or not at all: a command is passed on once.
     async fn forward(&self, request: Request<pb::ForwardRequest>) -> Result<Response<pb::ForwardReply>, Status> {
-        match self.core.proposer.propose_here(request.into_inner().command, None).await {
+        let command = request.into_inner().command;
+        check_forwarded(command.clone())?;
+        match self.core.proposer.propose_here(command, None).await {
             Ok(answer) => Ok(Response::new(pb::ForwardReply { answer: answer.encode_to_vec().into() })),
             Err(error) => Err(status::not_proposed(&error, self.core.leader_hint())),
         }

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Door, checked, expect_arm, new_id, status};
 use crate::core::{Core, Leadership};
+use crate::leases::Kept;
 
 #[tonic::async_trait]
 impl Sessions for Door {
@@ -59,8 +60,10 @@ pub(super) async fn keep_alive_here(core: &Core, session_id: &str) -> Result<Kee
     if !single && acked.is_none_or(|at| at.elapsed() >= limit) {
         return Err(status::unavailable("this leader has not heard from a majority lately"));
     }
-    if let Some(ttl) = core.leases.keep_alive(session_id, Instant::now()) {
-        return Ok(kept(core, session_id, u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)));
+    match core.leases.keep_alive(session_id, Instant::now()) {
+        Kept::For(ttl) => return Ok(kept(core, session_id, u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))),
+        Kept::Ending => return Err(status::unavailable("the session's deadline has passed and its end is on the way")),
+        Kept::Unknown => {}
     }
     // Not in the table: ended, or so new that its deadline is not set yet, or this leader is so new that it has not
     // applied everything. Only a state that is up to date may say that a session has ended.

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `INVALID_ARGUMENT`, `NOT_FOUND`, `ALREADY_EXISTS`, `FAILED_PRECONDITION` | refused, nothing changed | `quorate-field` |
 //! | `ABORTED` | the token or epoch was superseded | `quorate-field` |
-//! | `RESOURCE_EXHAUSTED` | a limit; with `quorate-overload`, come again later | |
+//! | `RESOURCE_EXHAUSTED` | a limit; with `quorate-overload`, come again later | `quorate-rejected`, if a room said so |
 //! | `UNAVAILABLE` + `quorate-no-effect` | certainly without effect: try again, perhaps elsewhere | `quorate-leader` |
 //! | `UNKNOWN` | may have taken effect, may still, or may never | `quorate-leader` |
 //! | `INTERNAL` | this node met a fault and is stopping | |
@@ -22,6 +22,8 @@ pub(crate) const FIELD_KEY: &str = "quorate-field";
 pub(crate) const LEADER_KEY: &str = "quorate-leader";
 /// The call certainly had no effect.
 pub(crate) const NO_EFFECT_KEY: &str = "quorate-no-effect";
+/// A room refused the command: HTTP/2 knows RESOURCE_EXHAUSTED too, and means something else by it.
+pub(crate) const REJECTED_KEY: &str = "quorate-rejected";
 /// The limit is one of the moment.
 pub(crate) const OVERLOAD_KEY: &str = "quorate-overload";
 
@@ -38,6 +40,7 @@ pub(crate) fn rejected(rejection: &Rejection) -> Status {
     };
     let mut status = Status::new(code, &rejection.message);
     insert(status.metadata_mut(), FIELD_KEY, &rejection.field);
+    insert(status.metadata_mut(), REJECTED_KEY, "1");
     status
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Replication is one bidirectional stream per peer: requests are sent as they come and answers read in order, so the
 //! wire is never idle for a round trip. A peer that stops answering while requests wait is given up after
-//! [`STALLED`], whatever TCP believes.
+//! `STALLED`, whatever TCP believes.
 //!
 //! Invariant: a failure to reach a peer is an error, never a granted pre-vote.
 
@@ -37,6 +37,9 @@ use crate::storage::snapshot::{SnapshotDir, file_digest, list_files};
 
 /// Metadata that names the caller's cluster; a node of another cluster refuses the call.
 pub const CLUSTER_KEY: &str = "quorate-cluster";
+
+/// Metadata that names the node a call is meant for; another that answers at its address refuses it.
+pub const NODE_KEY: &str = "quorate-node";
 
 /// A replication stream without an answer for this long, while some are owed, is broken.
 const STALLED: Duration = Duration::from_secs(3);
@@ -141,6 +144,13 @@ impl Peer {
         Timeout { action, id: self.peers.inner.this_node, target: self.target, timeout }
     }
 
+    /// Wraps a message for this very peer.
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = self.peers.request(message);
+        request.metadata_mut().insert(NODE_KEY, self.target.into());
+        request
+    }
+
     /// One unary call within openraft's time budget.
     async fn call<T>(
         &self,
@@ -191,7 +201,7 @@ impl NetStreamAppend<TypeConfig> for Peer {
                 sent.fetch_add(1, Ordering::Relaxed);
                 append_request(&request)
             });
-            let open = client.append(self.peers.request(outbound));
+            let open = client.append(self.request(outbound));
             let answers = match tokio::time::timeout(STALLED.max(option.soft_ttl()), open).await {
                 Ok(Ok(response)) => response.into_inner(),
                 Ok(Err(status)) => return Err(failure(&status)),
@@ -270,7 +280,7 @@ fn vote_response(reply: &pb::VoteReply) -> Result<VoteResponse<TypeConfig>, Rpc>
 impl NetVote<TypeConfig> for Peer {
     async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, Rpc> {
         let mut client = self.client()?;
-        let call = client.vote(self.peers.request(vote_request(&rpc)));
+        let call = client.vote(self.request(vote_request(&rpc)));
         vote_response(&self.call(RPCTypes::Vote, &option, call).await?)
     }
 
@@ -280,7 +290,7 @@ impl NetVote<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Rpc> {
         let mut client = self.client()?;
-        let call = client.pre_vote(self.peers.request(vote_request(&rpc)));
+        let call = client.pre_vote(self.request(vote_request(&rpc)));
         vote_response(&self.call(RPCTypes::Vote, &option, call).await?)
     }
 }
@@ -297,7 +307,7 @@ impl NetTransferLeader<TypeConfig> for Peer {
             to_node_id: *req.to_node_id(),
             last_log_id: req.last_log_id().map(wire::log_id),
         };
-        let call = client.transfer_leader(self.peers.request(message));
+        let call = client.transfer_leader(self.request(message));
         let reply = self.call(RPCTypes::TransferLeader, &option, call).await?;
         if reply.refused.is_empty() {
             return Ok(Ok(()));
@@ -321,7 +331,7 @@ impl NetSnapshot<TypeConfig> for Peer {
         let (pieces, outbound) = mpsc::channel(2);
         let reader = tokio::spawn(read_pieces(wire::vote(&vote), snapshot, pieces));
         let outbound = tokio_stream::wrappers::ReceiverStream::new(outbound);
-        let call = client.install_snapshot(self.peers.request(outbound));
+        let call = client.install_snapshot(self.request(outbound));
         let reply = tokio::select! {
             closed = cancel => {
                 reader.abort();

@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::path::PathBuf;
 
 use futures::{Stream, StreamExt};
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse};
@@ -114,47 +113,62 @@ pub async fn rejoin(raft: &Raft, node_id: u64) -> Result<(), Status> {
     allowed.map_err(|refused| Status::unavailable(refused.to_string()))
 }
 
-/// The leader sends a whole snapshot. It is verified piece by piece and file by file before openraft hears of it.
-pub async fn install_snapshot(
-    raft: &Raft,
+/// A whole snapshot that the leader sends. It is verified piece by piece and file by file before openraft hears of it.
+pub struct IncomingSnapshot {
+    pieces: Streaming<pb::SnapshotPiece>,
+    receiving: Receiving,
+}
+
+/// Reads a snapshot's header: who sends it, and what will come.
+pub async fn begin_snapshot(
     layout: &Layout,
     mut pieces: Streaming<pb::SnapshotPiece>,
-) -> Result<pb::SnapshotReply, Status> {
+) -> Result<IncomingSnapshot, Status> {
     let first = pieces.message().await?.and_then(|p| p.piece);
     let Some(pb::snapshot_piece::Piece::Header(header)) = first else {
         return Err(bad("a snapshot begins with its header"));
     };
-    let vote = wire::require_vote(header.vote.as_ref()).map_err(bad)?;
-    let mut receiving = Receiving::begin(layout, header).map_err(bad)?;
-    while let Some(piece) = pieces.message().await? {
-        match piece.piece {
-            Some(pb::snapshot_piece::Piece::Chunk(chunk)) => {
-                receiving = tokio::task::spawn_blocking(move || receiving.write(&chunk).map(|()| receiving))
-                    .await
-                    .map_err(stopped)?
-                    .map_err(bad)?;
-            }
-            _ => return Err(bad("a snapshot has one header, then chunks")),
-        }
-    }
-    let (snapshot, meta) =
-        tokio::task::spawn_blocking(move || receiving.finish()).await.map_err(stopped)?.map_err(bad)?;
-    tracing::info!(covers = ?meta.last_log_id, "received a snapshot");
-    let snapshot = openraft::storage::Snapshot { meta, snapshot };
-    let response = raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
-    Ok(pb::SnapshotReply { vote: Some(wire::vote(&response.vote)) })
+    let receiving = Receiving::begin(layout, header).map_err(bad)?;
+    Ok(IncomingSnapshot { pieces, receiving })
 }
 
-/// A snapshot that is being received.
+impl IncomingSnapshot {
+    /// The sender's vote.
+    pub fn vote(&self) -> Option<&pb::Vote> {
+        self.receiving.header.vote.as_ref()
+    }
+
+    /// Receives the files and hands the whole to openraft.
+    pub async fn install(mut self, raft: &Raft) -> Result<pb::SnapshotReply, Status> {
+        let vote = wire::require_vote(self.vote()).map_err(bad)?;
+        let mut receiving = self.receiving;
+        while let Some(piece) = self.pieces.message().await? {
+            let Some(pb::snapshot_piece::Piece::Chunk(chunk)) = piece.piece else {
+                return Err(bad("a snapshot has one header, then chunks"));
+            };
+            receiving = tokio::task::spawn_blocking(move || receiving.write(&chunk).map(|()| receiving))
+                .await
+                .map_err(stopped)?
+                .map_err(bad)?;
+        }
+        let (snapshot, meta) =
+            tokio::task::spawn_blocking(move || receiving.finish()).await.map_err(stopped)?.map_err(bad)?;
+        tracing::info!(covers = ?meta.last_log_id, "received a snapshot");
+        let snapshot = openraft::storage::Snapshot { meta, snapshot };
+        let response = raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        Ok(pb::SnapshotReply { vote: Some(wire::vote(&response.vote)) })
+    }
+}
+
+/// The files of a snapshot that is being received. They go with this, unless they are adopted.
 struct Receiving {
-    dir: PathBuf,
+    dir: SnapshotDir,
     header: pb::SnapshotHeader,
     open: Option<(u32, File)>,
 }
 
 impl Receiving {
     fn begin(layout: &Layout, header: pb::SnapshotHeader) -> Result<Self, Fatal> {
-        let last = header.meta.as_ref().and_then(|m| m.last_log_id).unwrap_or_default();
         for file in &header.files {
             // A plain name: no separator, no way out of the directory.
             let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -162,7 +176,9 @@ impl Receiving {
                 return Err(Fatal::Corrupt(format!("{:?} is not a snapshot file's name", file.name)));
             }
         }
-        let dir = layout.new_incoming(&format!("{}-{}", last.index, last.term))?;
+        let dir = SnapshotDir::new(layout.new_incoming()?);
+        // Adoption moves the directory away; whatever else happens, it is removed.
+        dir.retire();
         Ok(Receiving { dir, header, open: None })
     }
 
@@ -174,7 +190,7 @@ impl Receiving {
             self.close()?;
             let file = self.header.files.get(chunk.file as usize);
             let file = file.ok_or_else(|| Fatal::Corrupt("a snapshot chunk names no file of the header".to_owned()))?;
-            self.open = Some((chunk.file, File::create(self.dir.join(&file.name))?));
+            self.open = Some((chunk.file, File::create(self.dir.path().join(&file.name))?));
         }
         if let Some((_, file)) = &mut self.open {
             file.seek(SeekFrom::Start(chunk.offset))?;
@@ -194,7 +210,7 @@ impl Receiving {
     fn finish(mut self) -> Result<(SnapshotDir, SnapshotMeta), Fatal> {
         self.close()?;
         for file in &self.header.files {
-            let path = self.dir.join(&file.name);
+            let path = self.dir.path().join(&file.name);
             if file.bytes == 0 {
                 File::create(&path)?.sync_all()?;
             }
@@ -202,14 +218,12 @@ impl Receiving {
                 return Err(Fatal::Corrupt(format!("snapshot file {} does not match its digest", file.name)));
             }
         }
-        sync_dir(&self.dir)?;
-        let snapshot = SnapshotDir::new(self.dir);
-        let head = snapshot.head()?;
-        let meta = super::state_machine::meta(&head)?;
+        sync_dir(self.dir.path())?;
+        let meta = super::state_machine::meta(&self.dir.head()?)?;
         let promised = self.header.meta.and_then(|m| m.last_log_id).as_ref().map(wire::read_log_id);
         if meta.last_log_id != promised {
             return Err(Fatal::Corrupt(format!("the snapshot covers {:?}, not {promised:?}", meta.last_log_id)));
         }
-        Ok((snapshot, meta))
+        Ok((self.dir, meta))
     }
 }

@@ -22,8 +22,10 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // One that was moved elsewhere meanwhile is in other hands.
         if self.retired.load(Ordering::Acquire)
             && let Err(error) = fs::remove_dir_all(&self.path)
+            && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(path = %self.path.display(), %error, "a retired directory could not be removed");
         }

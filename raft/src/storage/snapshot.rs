@@ -14,6 +14,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -91,12 +92,10 @@ impl Layout {
         self.root.join("incoming")
     }
 
-    /// A fresh directory to receive a snapshot into.
-    pub fn new_incoming(&self, name: &str) -> Result<PathBuf, Fatal> {
-        let dir = self.incoming_root().join(name);
-        if dir.exists() {
-            fs::remove_dir_all(&dir)?;
-        }
+    /// A fresh directory to receive a snapshot into. Two transfers of the same snapshot do not share one.
+    pub fn new_incoming(&self) -> Result<PathBuf, Fatal> {
+        static TRANSFERS: AtomicU64 = AtomicU64::new(0);
+        let dir = self.incoming_root().join(TRANSFERS.fetch_add(1, Ordering::Relaxed).to_string());
         fs::create_dir_all(&dir)?;
         Ok(dir)
     }
@@ -177,7 +176,7 @@ impl Layout {
         if from.starts_with(self.incoming_root()) {
             return self.keep_snapshot(from, head);
         }
-        let copy = self.new_incoming("adopted")?;
+        let copy = self.new_incoming()?;
         link_or_copy(from, &copy)?;
         self.keep_snapshot(&copy, head)
     }
