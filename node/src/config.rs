@@ -179,7 +179,7 @@ pub(crate) struct DevArgs {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7402")]
     pub(crate) http_listen: String,
     /// Least severe level to log, or a tracing filter
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: String,
 }
 
