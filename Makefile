@@ -4,10 +4,10 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/quorate/target
 DEV := $(CARGO_TARGET_DIR)/debug
 
-.PHONY: help setup demo dev test check build bench
+.PHONY: help setup demo dev test check build bench conformance
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Make this machine able to build: compiler check, RocksDB once, cargo settings
 	@deploy/setup.sh
@@ -40,6 +40,10 @@ check: setup ## Format, lints, documentation, licences; changes nothing
 	else \
 	  echo "check: cargo-deny is not installed, so bans, licences and sources were not checked"; \
 	fi
+
+conformance: setup ## A client generated for Python against one node (needs PyPI)
+	cargo build --locked -p quorate --bins
+	client/python/run.sh $(DEV)/quorate
 
 build: setup ## Release binaries
 	cargo build --release --locked -p quorate --bins

@@ -20,10 +20,11 @@ need_rust() {
   die "no Rust toolchain found. Install one with rustup (see the Rust project's install page), then run make again."
 }
 
+# The library itself, and the compiler's own headers: without those it cannot read a C header.
 has_libclang() {
   [ -n "${LIBCLANG_PATH:-}" ] && return 0
-  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && return 0
-  compgen -G '/usr/lib/*/libclang*.so*' >/dev/null
+  compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null || return 1
+  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*/libclang-[0-9]*.so*' >/dev/null
 }
 
 missing_packages() {
