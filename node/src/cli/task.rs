@@ -8,7 +8,7 @@ use quorate_client::Tasks;
 use quorate_client::v1::{
     Attempt, AttemptOutcome, ListAttemptsRequest, ListTasksRequest, SubmitTasksResponse, Task, TaskStatus,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::exit::Failure;
 use super::output::{age, facts, now_ms, or_dash, short, span, table, took};
@@ -133,6 +133,43 @@ impl Paging {
     }
 }
 
+/// Rows from as many pages as were asked for.
+struct Pages<T> {
+    rows: Vec<T>,
+    next_page_token: String,
+    rev: u64,
+}
+
+impl<T> Pages<T> {
+    /// Asks for page after page: `fetch` gets a limit and a page token, and gives rows, the next token and the rev.
+    async fn collect<F>(
+        context: &Context,
+        paging: &Paging,
+        mut fetch: impl FnMut(u32, String) -> F,
+    ) -> Result<Self, Failure>
+    where
+        F: Future<Output = Result<(Vec<T>, String, u64), quorate_client::Error>>,
+    {
+        let first = paging.page_token.clone().unwrap_or_default();
+        let mut pages = Pages { rows: Vec::new(), next_page_token: first, rev: 0 };
+        while let Some(limit) = paging.next_limit(pages.rows.len()) {
+            let (rows, next_page_token, rev) = fetch(limit, pages.next_page_token).await?;
+            pages.rows.extend(rows);
+            (pages.next_page_token, pages.rev) = (next_page_token, rev);
+            if pages.next_page_token.is_empty() {
+                break;
+            }
+        }
+        paging.note_rest(context, &pages.next_page_token);
+        Ok(pages)
+    }
+
+    fn json(&self, name: &str, view: impl Fn(&T) -> Value) -> Value {
+        let rows: Vec<Value> = self.rows.iter().map(view).collect();
+        json!({ name: rows, "next_page_token": self.next_page_token, "rev": self.rev })
+    }
+}
+
 /// Does what the arguments say.
 pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
@@ -182,31 +219,20 @@ async fn show(context: &Context, id: &str) -> Result<(), Failure> {
 
 async fn list(context: &Context, args: ListArgs) -> Result<(), Failure> {
     let statuses = if args.ready { vec![TaskStatus::Ready] } else { args.status };
-    let mut request = ListTasksRequest {
+    let asked = ListTasksRequest {
         statuses: statuses.into_iter().map(|status| status as i32).collect(),
         agent_id: args.agent.unwrap_or_default(),
         project: args.project.unwrap_or_default(),
-        page_token: args.paging.page_token.clone().unwrap_or_default(),
         ..Default::default()
     };
-    let (mut tasks, mut rev) = (Vec::new(), 0);
-    while let Some(limit) = args.paging.next_limit(tasks.len()) {
-        request.limit = limit;
-        let page = context.client.tasks().list(request.clone()).await?;
-        tasks.extend(page.tasks);
-        (rev, request.page_token) = (page.rev, page.next_page_token);
-        if request.page_token.is_empty() {
-            break;
-        }
-    }
-    args.paging.note_rest(context, &request.page_token);
-    context.out.show(
-        || {
-            let tasks: Vec<_> = tasks.iter().map(view::task).collect();
-            json!({ "tasks": tasks, "next_page_token": request.page_token, "rev": rev })
-        },
-        || table(TASK_HEADER, task_rows(&tasks, now_ms()), "no tasks"),
-    )
+    let pages = Pages::collect(context, &args.paging, |limit, page_token| {
+        let (client, request) = (context.client.tasks(), ListTasksRequest { limit, page_token, ..asked.clone() });
+        async move { client.list(request).await.map(|page| (page.tasks, page.next_page_token, page.rev)) }
+    })
+    .await?;
+    context
+        .out
+        .show(|| pages.json("tasks", view::task), || table(TASK_HEADER, task_rows(&pages.rows, now_ms()), "no tasks"))
 }
 
 async fn result(context: &Context, id: &str) -> Result<(), Failure> {
@@ -219,32 +245,19 @@ async fn result(context: &Context, id: &str) -> Result<(), Failure> {
 }
 
 async fn attempts(context: &Context, args: AttemptsArgs) -> Result<(), Failure> {
-    let mut request = ListAttemptsRequest {
+    let asked = ListAttemptsRequest {
         task_id: args.id.unwrap_or_default(),
         agent_id: args.agent.unwrap_or_default(),
         agent_type: args.agent_type.unwrap_or_default(),
         outcome: args.outcome.map_or(0, |outcome| outcome as i32),
-        page_token: args.paging.page_token.clone().unwrap_or_default(),
         ..Default::default()
     };
-    let (mut attempts, mut rev) = (Vec::new(), 0);
-    while let Some(limit) = args.paging.next_limit(attempts.len()) {
-        request.limit = limit;
-        let page = context.client.tasks().attempts(request.clone()).await?;
-        attempts.extend(page.attempts);
-        (rev, request.page_token) = (page.rev, page.next_page_token);
-        if request.page_token.is_empty() {
-            break;
-        }
-    }
-    args.paging.note_rest(context, &request.page_token);
-    context.out.show(
-        || {
-            let attempts: Vec<_> = attempts.iter().map(view::attempt).collect();
-            json!({ "attempts": attempts, "next_page_token": request.page_token, "rev": rev })
-        },
-        || attempt_table(&attempts),
-    )
+    let pages = Pages::collect(context, &args.paging, |limit, page_token| {
+        let (client, request) = (context.client.tasks(), ListAttemptsRequest { limit, page_token, ..asked.clone() });
+        async move { client.attempts(request).await.map(|page| (page.attempts, page.next_page_token, page.rev)) }
+    })
+    .await?;
+    context.out.show(|| pages.json("attempts", view::attempt), || attempt_table(&pages.rows))
 }
 
 async fn cancel(context: &Context, id: &str, reason: &str) -> Result<(), Failure> {
