@@ -36,7 +36,7 @@ check: setup ## Format, lints, documentation, licences; changes nothing
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	@if cargo deny --version >/dev/null 2>&1; then \
-	  set -x; cargo deny check --disable-fetch bans licenses sources; \
+	  set -x; cargo deny --locked check bans licenses sources; \
 	else \
 	  echo "check: cargo-deny is not installed, so bans, licences and sources were not checked"; \
 	fi
