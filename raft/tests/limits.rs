@@ -64,6 +64,47 @@ fn requirement_sets_of_live_tasks_are_bounded() {
 }
 
 #[test]
+fn a_claim_brings_no_more_than_an_answer_can_carry_but_always_one() {
+    use quorate_proto::v1::{ClaimTasksRequest, RegisterAgentRequest};
+
+    let mut machine = Machine::in_memory();
+    let big = |n: u32| TaskSpec {
+        task_id: format!("t{n}"),
+        payload: vec![7; 1 << 20].into(),
+        required_capabilities: vec!["any".to_owned()],
+        ..TaskSpec::default()
+    };
+    let register = RegisterAgentRequest {
+        agent_id: "a".to_owned(),
+        session_id: "s".to_owned(),
+        capabilities: vec!["any".to_owned()],
+        capacity: 100,
+        ..RegisterAgentRequest::default()
+    };
+    let register = Command { request: None, body: Some(command::Body::RegisterAgent(register)) };
+    machine.apply(1, 1, vec![open("s"), register, submit((0..10).map(big).collect())]).unwrap();
+    let claim = ClaimTasksRequest {
+        agent_id: "a".to_owned(),
+        session_id: "s".to_owned(),
+        max_tasks: 10,
+        ..ClaimTasksRequest::default()
+    };
+    let mut granted = Vec::new();
+    while granted.iter().sum::<usize>() < 10 && granted.len() < 20 {
+        let claim = Command { request: None, body: Some(command::Body::ClaimTasks(claim.clone())) };
+        let answers = machine.apply(2, 2, vec![claim]).unwrap();
+        let Some(answer::Body::ClaimTasks(response)) = &answers[0].body else { panic!("{answers:?}") };
+        granted.push(response.tasks.len());
+    }
+    assert_eq!(
+        granted,
+        [3, 3, 3, 1],
+        "four tasks of a mebibyte and their rows are more than {}",
+        tasks::MAX_GRANTED_BYTES
+    );
+}
+
+#[test]
 fn time_never_goes_back() {
     let mut machine = Machine::in_memory();
     let tick = || Command { request: None, body: Some(command::Body::Tick(Tick {})) };

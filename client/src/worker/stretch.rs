@@ -232,9 +232,13 @@ async fn claim(worker: Worker, bench: Bench, trouble: Trouble, credit: u32) -> R
     }
     let under_way = bench.session.begin();
     let request = claim_request(&under_way, &worker.registration.agent_id, credit, CLAIM_WAIT);
+    // Once one delivery may have been granted something, only an answer to this very request brings it here.
+    let mut doubt = false;
     loop {
         match bench.tasks.claim_with(request.clone()).await {
+            Err(Error::Unavailable { .. }) if doubt && bench.session.is_alive() => sleep(FIRST_PAUSE).await,
             Err(Error::OutcomeUnknown { message }) if bench.session.is_alive() => {
+                doubt = true;
                 tracing::warn!(message, "a claim's outcome is unknown; asking again");
                 sleep(FIRST_PAUSE).await;
             }

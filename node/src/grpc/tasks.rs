@@ -172,7 +172,11 @@ impl Door {
                 Outlook::Wait(_) => {}
             }
             let now = Instant::now();
-            if now >= deadline || self.core.stop.is_thrown() {
+            if now < deadline && self.core.stop.is_thrown() {
+                // "Nothing to do" at once would be asked again at once.
+                return Err(status::unavailable("this node is stopping; nothing was claimed"));
+            }
+            if now >= deadline {
                 let rev = self.core.replica.read(|view| view.head.rev);
                 return Ok(ClaimTasksResponse { rev, ..ClaimTasksResponse::default() });
             }

@@ -1,5 +1,6 @@
 //! Claims: the right to finish a task, given to one agent under one session until a deadline.
 
+use prost::Message;
 use quorate_proto::v1::{Agent, AgentStatus, Claim, ClaimTasksRequest, ClaimTasksResponse, Task};
 
 use super::moves::{self, Next};
@@ -9,6 +10,8 @@ use crate::state::{Ctx, Out, Rooms, agents, check_id};
 
 /// The most tasks one claim may take.
 pub const MAX_CLAIM: u32 = 256;
+/// One answer carries so much and not more, but always one task: what cannot be received must not be granted.
+pub const MAX_GRANTED_BYTES: usize = 4 << 20;
 /// The most attempts one session may hold: its end releases them all in one command.
 pub const MAX_SESSION_CLAIMS: usize = 10_000;
 
@@ -71,8 +74,13 @@ pub(super) fn grant(
     let held = tasks.by_session.get(&agent.session_id).map_or(0, |ids| ids.len());
     let limit = (limit as usize).min(MAX_SESSION_CLAIMS.saturating_sub(held));
     let mut granted = Vec::new();
+    let mut bytes = 0;
     for id in tasks.queues.best(agent, limit) {
         let mut task = load_live(&*out.txn, &id)?;
+        bytes += task.encoded_len();
+        if bytes > MAX_GRANTED_BYTES && !granted.is_empty() {
+            break;
+        }
         task.attempts += 1;
         let claim = claim_for(agent, &task, ctx);
         attempts::begin(out, &task.id, agent, &claim);

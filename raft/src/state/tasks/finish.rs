@@ -41,7 +41,9 @@ pub fn finish(
         TaskStatus::Completed => moves::dependency_completed(rooms, out, ctx, &task.id)?,
         _ => 0,
     };
-    let (next, draining) = hand_over(rooms, out, ctx, &claim, req.claim_next)?;
+    // Whoever hands a task back does not get it again in the same step: somebody else may be able to do it.
+    let claim_next = if outcome == AttemptOutcome::Released { 0 } else { req.claim_next };
+    let (next, draining) = hand_over(rooms, out, ctx, &claim, claim_next)?;
     Ok(FinishTaskResponse { status: task.status, fenced: false, next, draining, rev: ctx.rev, unblocked })
 }
 

@@ -42,7 +42,7 @@ pub use self::check::{
     DEFAULT_TIMEOUT_MS, MAX_CAPABILITIES, MAX_DEPENDENCIES, MAX_DESCRIPTION_BYTES, MAX_LABELS, MAX_PAYLOAD_BYTES,
     MAX_RETRIES, MAX_TIMEOUT_MS, MAX_TITLE_BYTES,
 };
-pub use self::claim::{MAX_CLAIM, MAX_SESSION_CLAIMS, claim};
+pub use self::claim::{MAX_CLAIM, MAX_GRANTED_BYTES, MAX_SESSION_CLAIMS, claim};
 pub use self::due::run_due;
 pub use self::finish::{MAX_RESULT_BYTES, finish};
 pub use self::history::{DEFAULT_PAGE, MAX_EXAMINED, MAX_PAGE};
