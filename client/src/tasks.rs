@@ -104,19 +104,25 @@ impl Tasks {
         let request = CancelTaskRequest { task_id: task_id.to_owned(), reason: reason.to_owned(), request: None };
         let cancelled = self
             .client
-            .call(Plan::SAFE, |channel| {
+            .call_in_full(Plan::SAFE, |channel| {
                 let request = request.clone();
                 async move { stub(channel).cancel(request).await }
             })
             .await;
-        match cancelled {
-            // Perhaps an earlier delivery of this very call ended it.
-            Err(error @ Error::Rejected { code: RejectionCode::FailedPrecondition, .. }) => {
-                let found = self.get(task_id).await?;
+        let error = match cancelled.result {
+            Err(error @ Error::Rejected { code: RejectionCode::FailedPrecondition, .. }) => error,
+            other => return other,
+        };
+        // It has ended, perhaps by an earlier delivery of this very call.
+        match self.get(task_id).await {
+            Ok(found) => {
                 let ended = found.task.filter(|task| task.status() == TaskStatus::Cancelled);
                 ended.map(|task| CancelTaskResponse { task: Some(task), rev: found.rev }).ok_or(error)
             }
-            other => other,
+            Err(_) if cancelled.doubt => {
+                Err(Error::OutcomeUnknown { message: format!("task {task_id} has ended, perhaps by this very call") })
+            }
+            Err(_) => Err(error),
         }
     }
 
