@@ -90,7 +90,8 @@ TOML
   local pid=$! start=$SECONDS done_files
   while kill -0 "$pid" 2>/dev/null; do
     sleep 5 & wait $! || true
-    done_files=$(find "$work/target" -path '*librocksdb-sys*' -name '*.o' 2>/dev/null | wc -l)
+    # find fails when a folder goes while it looks: that must not end the build.
+    done_files=$({ find "$work/target" -path '*librocksdb-sys*' -name '*.o' 2>/dev/null || true; } | wc -l)
     [ $(((SECONDS - start) % 30)) -ge 5 ] || say "RocksDB: $done_files of about 345 files, $((SECONDS - start)) s"
   done
   wait "$pid" || die "RocksDB did not build; the compiler's message is above"
