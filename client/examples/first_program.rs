@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout)] // an example talks to its reader
 
 use quorate_client::v1::TaskSpec;
-use quorate_client::{Client, Config, Done, Output, Worker};
+use quorate_client::{Client, Config, Done, Worker};
 use std::time::Duration;
 
 #[tokio::main]
@@ -15,7 +15,7 @@ async fn main() -> anyhow::Result<()> {
     let working = tokio::spawn(async move {
         let hello = |job: quorate_client::Job| async move {
             let name = String::from_utf8_lossy(&job.task.spec.unwrap_or_default().payload).into_owned();
-            Done::Completed { result: format!("hello, {name}").into(), output: Output::default() }
+            Done::completed(format!("hello, {name}"))
         };
         worker.run(hello, async move { drop(stopped.await) }).await
     });

@@ -180,7 +180,7 @@ mod tests {
     /// Makes a call whose attempts end as scripted; when the script is over, as the last one did.
     async fn scripted(plan: Plan, script: Vec<Result<u32, Status>>) -> (Outcome<u32>, usize) {
         let mut config = Config::new(["a:1", "b:1"]);
-        config.call_timeout = Duration::from_millis(60);
+        config.call_timeout = Duration::from_millis(600);
         let channels = Channels::new(config.endpoints.clone());
         let mut script = VecDeque::from(script);
         let mut attempts = 0;

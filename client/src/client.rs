@@ -6,11 +6,16 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use crate::agents::Agents;
+use crate::breakers::Breakers;
 use crate::call::{Outcome, Plan, call};
 use crate::channels::Channels;
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::dispatch::Dispatch;
 use crate::error::Error;
+use crate::progress::Progress;
+use crate::retries::Retries;
+use crate::schedules::Schedules;
 use crate::sessions::Sessions;
 use crate::tasks::Tasks;
 
@@ -47,6 +52,31 @@ impl Client {
     /// Who does what.
     pub fn tasks(&self) -> Tasks {
         Tasks { client: self.clone() }
+    }
+
+    /// What decides whose turn it is.
+    pub fn dispatch(&self) -> Dispatch {
+        Dispatch { client: self.clone() }
+    }
+
+    /// What is broken.
+    pub fn breakers(&self) -> Breakers {
+        Breakers { client: self.clone() }
+    }
+
+    /// Named retry policies.
+    pub fn retries(&self) -> Retries {
+        Retries { client: self.clone() }
+    }
+
+    /// What is due.
+    pub fn schedules(&self) -> Schedules {
+        Schedules { client: self.clone() }
+    }
+
+    /// How far the work is.
+    pub fn progress(&self) -> Progress {
+        Progress { client: self.clone() }
     }
 
     /// The cluster itself.

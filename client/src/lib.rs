@@ -1,7 +1,10 @@
 //! The library for agents: connect, follow the leader, retry what is safe to retry, work.
 //!
-//! - [`Client`]: a handle to the whole cluster; [`Sessions`], [`Agents`], [`Tasks`], [`Cluster`] are its rooms.
-//! - [`Worker`]: an agent's whole life: register, stay alive, claim, run a handler, finish, drain.
+//! - [`Client`]: a handle to the whole cluster; [`Sessions`], [`Agents`], [`Tasks`], [`Dispatch`], [`Breakers`],
+//!   [`Retries`], [`Schedules`], [`Progress`], [`Cluster`] are its rooms.
+//! - [`Worker`]: an agent's whole life: register, stay alive, run a handler for what is pushed to it, finish, drain.
+//! - [`Graph`]: tasks and what they wait for, submitted in one command.
+//! - [`execute_with_retry`]: any call of your own, tried again by the same policies.
 //! - [`Error`]: says of every failed call whether it certainly had no effect or its outcome is unknown.
 //!
 //! ```no_run
@@ -19,12 +22,19 @@
 //! Deliberately absent: anything that decides. The cluster does; the library asks, repeats and reports.
 
 mod agents;
+mod breakers;
 mod call;
 mod channels;
 mod client;
 mod cluster;
 mod config;
+mod dispatch;
 mod error;
+mod graph;
+mod progress;
+mod retries;
+mod retry;
+mod schedules;
 mod sessions;
 mod tasks;
 mod worker;
@@ -32,10 +42,17 @@ mod worker;
 pub use quorate_proto::v1;
 
 pub use crate::agents::Agents;
+pub use crate::breakers::{Blame, Breakers, CallError, Refused};
 pub use crate::client::Client;
 pub use crate::cluster::Cluster;
 pub use crate::config::Config;
+pub use crate::dispatch::Dispatch;
 pub use crate::error::Error;
+pub use crate::graph::{Graph, Node};
+pub use crate::progress::Progress;
+pub use crate::retries::Retries;
+pub use crate::retry::{DEFAULT_RETRY, GaveUp, execute_with_retry, retry_delay};
+pub use crate::schedules::Schedules;
 pub use crate::sessions::{Session, Sessions};
 pub use crate::tasks::Tasks;
 pub use crate::worker::{Done, Job, Output, Worker, WorkerBuilder, WorkerReport};

@@ -3,7 +3,7 @@
 //! Deliberately absent: a new session in place of a lost one. What hung on the old one is gone, and only its holder
 //! knows what that was.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,13 +86,19 @@ struct Lease {
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     rev: u64,
-    attempts: BTreeSet<(String, u64)>,
+    /// Each with the time at which it is fenced, 0 if it was not asked to stop.
+    attempts: BTreeMap<(String, u64), u64>,
 }
 
 impl Held {
     /// Whether the cluster took this attempt away: it was granted by then, and is not held.
     pub(crate) fn has_lost(&self, task_id: &str, token: u64) -> bool {
-        token <= self.rev && !self.attempts.contains(&(task_id.to_owned(), token))
+        token <= self.rev && !self.attempts.contains_key(&(task_id.to_owned(), token))
+    }
+
+    /// When the attempt is fenced, by the cluster's clock, if it was asked to stop.
+    pub(crate) fn fenced_at_ms(&self, task_id: &str, token: u64) -> Option<u64> {
+        self.attempts.get(&(task_id.to_owned(), token)).copied().filter(|fenced_at_ms| *fenced_at_ms > 0)
     }
 }
 
@@ -262,7 +268,8 @@ async fn keep_alive(client: Client, id: String, ttl: Duration, lease: Arc<Lease>
         match timeout_at(deadline, renewal).await {
             Ok(Outcome { result: Ok(kept), sent, .. }) => {
                 lease.renew(sent, ttl);
-                let attempts = kept.held.into_iter().map(|held| (held.task_id, held.token)).collect();
+                let attempts =
+                    kept.held.into_iter().map(|held| ((held.task_id, held.token), held.fence_at_ms)).collect();
                 lease.held.send_replace(Held { rev: kept.rev, attempts });
             }
             Ok(Outcome { result: Err(error), .. }) if !error.is_not_found() => {
@@ -273,6 +280,15 @@ async fn keep_alive(client: Client, id: String, ttl: Duration, lease: Arc<Lease>
     }
     tracing::warn!(session = id, "the session has ended");
     lease.ended.send_replace(true);
+}
+
+#[cfg(test)]
+impl Held {
+    /// What was held at a rev: task, token, and when it is fenced.
+    pub(crate) fn of<'a>(rev: u64, attempts: impl IntoIterator<Item = (&'a str, u64, u64)>) -> Self {
+        let attempts = attempts.into_iter().map(|(id, token, fence_at_ms)| ((id.to_owned(), token), fence_at_ms));
+        Held { rev, attempts: attempts.collect() }
+    }
 }
 
 #[cfg(test)]
@@ -298,12 +314,19 @@ mod tests {
 
     #[test]
     fn an_attempt_is_lost_if_it_was_granted_by_then_and_is_not_held() {
-        let held = Held { rev: 10, attempts: BTreeSet::from([("t".to_owned(), 7)]) };
+        let held = Held::of(10, [("t", 7, 0)]);
         assert!(!held.has_lost("t", 7));
         assert!(held.has_lost("t", 5), "given up and granted again");
         assert!(held.has_lost("u", 9));
         assert!(!held.has_lost("u", 11), "granted after the cluster looked");
         assert!(!Held::default().has_lost("t", 7), "nothing is known yet");
+    }
+
+    #[test]
+    fn an_attempt_that_was_asked_to_stop_is_held_until_it_is_fenced() {
+        let held = Held::of(10, [("t", 7, 5_000), ("u", 8, 0)]);
+        assert_eq!((held.fenced_at_ms("t", 7), held.fenced_at_ms("u", 8)), (Some(5_000), None));
+        assert!(!held.has_lost("t", 7) && held.fenced_at_ms("t", 6).is_none());
     }
 
     #[test]

@@ -1,20 +1,28 @@
-//! Tasks: submit, claim, finish, look at.
+//! Tasks: submit, claim, finish, look at. [`steer`] intervenes in what was submitted.
+//!
+//! Deliberately absent: a way to work. A [`Worker`](crate::Worker) claims and finishes for its handler; what is here is
+//! for those who do it by hand.
+
+mod steer;
 
 use std::time::Duration;
 
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use quorate_proto::v1::tasks_client::TasksClient;
 use quorate_proto::v1::{
-    CancelTaskRequest, CancelTaskResponse, ClaimTasksRequest, ClaimTasksResponse, FinishTaskRequest,
-    FinishTaskResponse, GetTaskRequest, GetTaskResponse, ListAttemptsRequest, ListAttemptsResponse, ListTasksRequest,
-    ListTasksResponse, RejectionCode, SubmitTasksRequest, SubmitTasksResponse, SubmittedTask, Task, TaskSpec,
-    TaskStatsRequest, TaskStatsResponse, TaskStatus,
+    ClaimTasksRequest, ClaimTasksResponse, FinishTaskRequest, FinishTaskResponse, GetTaskRequest, GetTaskResponse,
+    ListAttemptsRequest, ListAttemptsResponse, ListDeadlocksRequest, ListDeadlocksResponse, ListTasksRequest,
+    ListTasksResponse, Spawn, SubmitTasksRequest, SubmitTasksResponse, SubmittedTask, Task, TaskSpec, TaskStatsRequest,
+    TaskStatsResponse, TaskStatus, WhyTaskRequest, WhyTaskResponse, WorkEvent, WorkRequest,
 };
 use tokio::time::{Instant, sleep};
+use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::call::Plan;
 use crate::client::{Client, new_id};
-use crate::error::Error;
+use crate::error::{Error, Failure, classify, leader_hint};
 use crate::sessions::{Session, UnderWay};
 
 /// The longest that the cluster holds a claim.
@@ -37,25 +45,50 @@ fn stub(channel: Channel) -> TasksClient<Channel> {
 impl Tasks {
     /// Submits all of the tasks or none. Each that has no idempotency key gets one, so that a resend creates nothing
     /// twice.
-    pub async fn submit(&self, mut tasks: Vec<TaskSpec>) -> Result<SubmitTasksResponse, Error> {
-        for spec in &mut tasks {
-            if spec.idempotency_key.is_empty() {
-                spec.idempotency_key = new_id("k");
-            }
-        }
-        let request = SubmitTasksRequest { tasks, request: None };
-        self.client
-            .call(Plan::SAFE, |channel| {
-                let request = request.clone();
-                async move { stub(channel).submit(request).await }
-            })
-            .await
+    pub async fn submit(&self, tasks: Vec<TaskSpec>) -> Result<SubmitTasksResponse, Error> {
+        self.submit_with(SubmitTasksRequest { tasks, ..SubmitTasksRequest::default() }).await
     }
 
     /// Submits one task.
     pub async fn submit_one(&self, task: TaskSpec) -> Result<SubmittedTask, Error> {
         let submitted = self.submit(vec![task]).await?.tasks.pop();
         submitted.ok_or_else(|| Error::OutcomeUnknown { message: "the answer names no task".to_owned() })
+    }
+
+    /// Submits tasks that may wait for each other in a circle; [`Tasks::deadlocks`] finds those.
+    pub async fn import(&self, tasks: Vec<TaskSpec>) -> Result<SubmitTasksResponse, Error> {
+        self.submit_with(SubmitTasksRequest { tasks, admit_cycles: true, ..SubmitTasksRequest::default() }).await
+    }
+
+    /// Submits tasks as children of a running one, by its token. Each needs an idempotency key of its own: a parent that
+    /// is tried again gets the children that it has. With `dependents_wait`, whoever waits for the parent waits for
+    /// them too.
+    pub async fn spawn(
+        &self,
+        parent_id: &str,
+        token: u64,
+        tasks: Vec<TaskSpec>,
+        dependents_wait: bool,
+    ) -> Result<SubmitTasksResponse, Error> {
+        let spawn = Some(Spawn { parent_id: parent_id.to_owned(), token, dependents_wait });
+        self.submit_with(SubmitTasksRequest { tasks, spawn, ..SubmitTasksRequest::default() }).await
+    }
+
+    /// As [`Tasks::submit`], with every option.
+    pub async fn submit_with(&self, mut request: SubmitTasksRequest) -> Result<SubmitTasksResponse, Error> {
+        give_keys(&mut request)?;
+        let submitted = self
+            .client
+            .call_in_full(Plan::SAFE, |channel| {
+                let request = request.clone();
+                async move { stub(channel).submit(request).await }
+            })
+            .await;
+        match submitted.result {
+            // The parent's token went between two deliveries; the first may have been in time.
+            Err(Error::Fenced { message }) if submitted.doubt => Err(Error::OutcomeUnknown { message }),
+            result => result,
+        }
     }
 
     /// Claims up to `max_tasks`, waiting up to `wait` (at most 60 s) for a first one. A resend gets the same tasks.
@@ -67,11 +100,7 @@ impl Tasks {
         wait: Duration,
     ) -> Result<ClaimTasksResponse, Error> {
         let under_way = session.begin();
-        self.claim_with(claim_request(&under_way, agent_id, max_tasks, wait)).await
-    }
-
-    /// A claim that its caller may repeat, under the same request id, for as long as that is under way.
-    pub(crate) async fn claim_with(&self, request: ClaimTasksRequest) -> Result<ClaimTasksResponse, Error> {
+        let request = claim_request(&under_way, agent_id, max_tasks, wait);
         let hold = Duration::from_millis(request.wait_ms);
         self.client
             .call(Plan { hold, ..Plan::SAFE }, |channel| {
@@ -79,6 +108,25 @@ impl Tasks {
                 async move { stub(channel).claim(request).await }
             })
             .await
+    }
+
+    /// A standing order: the attempts that the agent holds, then whatever it has room for, as it becomes ready. The
+    /// stream ends when its node does, or when another node leads; order again then.
+    pub async fn work(
+        &self,
+        session: &Session,
+        agent_id: &str,
+    ) -> Result<BoxStream<'static, Result<WorkEvent, Error>>, Error> {
+        let request = WorkRequest { agent_id: agent_id.to_owned(), session_id: session.id().to_owned() };
+        let events = self
+            .client
+            .call(Plan::SAFE, |channel| {
+                let request = request.clone();
+                async move { stub(channel).work(request).await }
+            })
+            .await?;
+        let client = self.client.clone();
+        Ok(events.map_err(move |status| cut_off(&client, &status)).boxed())
     }
 
     /// Ends an attempt. With a session, or a request id of the caller's own, a resend also gets the same follow-up
@@ -99,33 +147,6 @@ impl Tasks {
             .await
     }
 
-    /// Ends a task whatever it is doing. A task that is cancelled already counts as success.
-    pub async fn cancel(&self, task_id: &str, reason: &str) -> Result<CancelTaskResponse, Error> {
-        let request = CancelTaskRequest { task_id: task_id.to_owned(), reason: reason.to_owned(), request: None };
-        let cancelled = self
-            .client
-            .call_in_full(Plan::SAFE, |channel| {
-                let request = request.clone();
-                async move { stub(channel).cancel(request).await }
-            })
-            .await;
-        let error = match cancelled.result {
-            Err(error @ Error::Rejected { code: RejectionCode::FailedPrecondition, .. }) => error,
-            other => return other,
-        };
-        // It has ended, perhaps by an earlier delivery of this very call.
-        match self.get(task_id).await {
-            Ok(found) => {
-                let ended = found.task.filter(|task| task.status() == TaskStatus::Cancelled);
-                ended.map(|task| CancelTaskResponse { task: Some(task), rev: found.rev }).ok_or(error)
-            }
-            Err(_) if cancelled.doubt => {
-                Err(Error::OutcomeUnknown { message: format!("task {task_id} has ended, perhaps by this very call") })
-            }
-            Err(_) => Err(error),
-        }
-    }
-
     /// One task with what it waits for and what waits for it.
     pub async fn get(&self, task_id: &str) -> Result<GetTaskResponse, Error> {
         let request = GetTaskRequest { task_id: task_id.to_owned(), consistency: 0 };
@@ -135,6 +156,23 @@ impl Tasks {
                 async move { stub(channel).get(request).await }
             })
             .await
+    }
+
+    /// Every reason why the task is not running, or what it is doing.
+    pub async fn why(&self, task_id: &str) -> Result<WhyTaskResponse, Error> {
+        let request = WhyTaskRequest { task_id: task_id.to_owned(), consistency: 0 };
+        self.client
+            .call(Plan::READ, |channel| {
+                let request = request.clone();
+                async move { stub(channel).why(request).await }
+            })
+            .await
+    }
+
+    /// The circles among waiting tasks.
+    pub async fn deadlocks(&self) -> Result<ListDeadlocksResponse, Error> {
+        let request = ListDeadlocksRequest { consistency: 0 };
+        self.client.call(Plan::READ, |channel| async move { stub(channel).deadlocks(request).await }).await
     }
 
     /// A page of tasks.
@@ -163,7 +201,7 @@ impl Tasks {
         self.client.call(Plan::READ, |channel| async move { stub(channel).stats(request).await }).await
     }
 
-    /// Waits until the task has ended, however it ended.
+    /// Waits until the task has ended, however it ended. One that is reported has not: it may be sent back.
     pub async fn wait(&self, task_id: &str, limit: Duration) -> Result<Task, Error> {
         let deadline = Instant::now() + limit;
         let mut pause = FIRST_LOOK;
@@ -184,7 +222,22 @@ impl Tasks {
     }
 }
 
-pub(crate) fn claim_request(under_way: &UnderWay, agent_id: &str, max_tasks: u32, wait: Duration) -> ClaimTasksRequest {
+/// Whoever submits does not care which key it is; a parent that spawns must, since another attempt spawns again.
+fn give_keys(request: &mut SubmitTasksRequest) -> Result<(), Error> {
+    for (i, spec) in request.tasks.iter_mut().enumerate() {
+        if !spec.idempotency_key.is_empty() {
+            continue;
+        }
+        if request.spawn.is_some() {
+            let message = format!("tasks[{i}].idempotency_key must be set: no other attempt may spawn it twice");
+            return Err(Error::Config { message });
+        }
+        spec.idempotency_key = new_id("k");
+    }
+    Ok(())
+}
+
+fn claim_request(under_way: &UnderWay, agent_id: &str, max_tasks: u32, wait: Duration) -> ClaimTasksRequest {
     let id = under_way.id();
     ClaimTasksRequest {
         agent_id: agent_id.to_owned(),
@@ -192,6 +245,19 @@ pub(crate) fn claim_request(under_way: &UnderWay, agent_id: &str, max_tasks: u32
         max_tasks,
         wait_ms: u64::try_from(wait.min(LONGEST_WAIT).as_millis()).unwrap_or(u64::MAX),
         request: Some(id),
+    }
+}
+
+/// What the end of a standing order means. A refusal is one; anything else is a reason to order again.
+fn cut_off(client: &Client, status: &Status) -> Error {
+    if let Some(leader) = leader_hint(status.metadata()) {
+        client.channels().leads(leader);
+    }
+    match classify(status) {
+        Failure::Final(error) => error,
+        Failure::NoEffect(last) | Failure::Unknown(last) => {
+            Error::Unavailable { message: "the standing order was cut off".to_owned(), last }
+        }
     }
 }
 
@@ -206,16 +272,44 @@ fn identify(request: &mut FinishTaskRequest, session: Option<&Session>) -> Optio
 }
 
 fn has_ended(status: TaskStatus) -> bool {
-    matches!(status, TaskStatus::Completed | TaskStatus::Failed | TaskStatus::TimedOut | TaskStatus::Cancelled)
+    use TaskStatus::{Cancelled, Completed, Failed, Skipped, TimedOut};
+    matches!(status, Completed | Failed | TimedOut | Cancelled | Skipped)
 }
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::v1::RequestId;
+    use quorate_proto::v1::{RejectionCode, RequestId};
 
     use super::*;
 
     const TTL: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn every_submitted_task_has_a_key_and_a_spawned_one_its_own() {
+        let tasks = vec![TaskSpec { idempotency_key: "mine".to_owned(), ..TaskSpec::default() }, TaskSpec::default()];
+        let mut plain = SubmitTasksRequest { tasks, ..SubmitTasksRequest::default() };
+        let mut spawning = SubmitTasksRequest { spawn: Some(Spawn::default()), ..plain.clone() };
+        give_keys(&mut plain).unwrap();
+        assert_eq!(plain.tasks[0].idempotency_key, "mine");
+        assert!(!plain.tasks[1].idempotency_key.is_empty());
+        let refused = give_keys(&mut spawning).unwrap_err();
+        assert!(refused.to_string().starts_with("tasks[1].idempotency_key must be set"), "{refused}");
+    }
+
+    #[test]
+    fn reported_is_alive_and_skipped_is_not() {
+        assert!(has_ended(TaskStatus::Skipped) && has_ended(TaskStatus::Cancelled));
+        assert!(!has_ended(TaskStatus::Reported) && !has_ended(TaskStatus::Blocked));
+    }
+
+    #[tokio::test]
+    async fn only_a_refusal_ends_a_standing_order_for_good() {
+        let session = Session::alone(TTL, Instant::now());
+        let refused = cut_off(session.client(), &Status::not_found("no such agent"));
+        assert!(matches!(refused, Error::Rejected { code: RejectionCode::NotFound, .. }), "{refused:?}");
+        let broken = cut_off(session.client(), &Status::unknown("the connection broke"));
+        assert!(matches!(broken, Error::Unavailable { .. }), "{broken:?}");
+    }
 
     #[tokio::test]
     async fn a_finish_keeps_the_id_it_came_with() {

@@ -1,99 +1,41 @@
-//! An agent's whole life: register, stay alive, claim, run a handler, finish, drain.
+//! An agent's whole life: register, stay alive, take what is pushed to it, run a handler, finish, drain.
 //!
-//! Credit is free capacity: the worker asks for as many tasks as it can run, and each finish asks for one more in the
-//! same log entry. When its session is lost the cluster gives its tasks to others, so it cancels what runs, opens a
-//! new session, registers again and goes on.
+//! Credit is free capacity: the cluster assigns as many tasks as the agent has room for, in the very entry that makes
+//! them ready or makes room, and pushes them. When its session is lost the cluster gives its tasks to others, so the
+//! worker stops what runs, opens a new session, registers again and goes on.
 //!
-//! [`stretch`] is the work under one session, [`job`] one task's way from its handler to its accepted finish.
+//! ```text
+//!  stretch ── one session's work ──┬── order   the stream that brings tasks and says which to stop
+//!                                  ├── known   what runs and what ran: nothing that is sent again runs again
+//!                                  └── bench   one task's way from its handler (job) to its accepted finish (done)
+//!                                       └── stop   how a job hears that it should end
+//! ```
 
+mod bench;
+mod done;
 mod job;
+mod known;
+mod order;
+mod stop;
 mod stretch;
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use bytes::Bytes;
-use quorate_proto::v1::{ExecutionMode, KeyValue, RegisterAgentRequest, Task};
-use tokio::sync::watch;
+use quorate_proto::v1::{ExecutionMode, KeyValue, RegisterAgentRequest};
 use tokio::time::sleep;
 
 use crate::client::Client;
 use crate::error::Error;
-use crate::sessions::{Held, Session};
+use crate::sessions::Session;
 use stretch::{Over, Stretch};
+
+pub use done::{Done, Output};
+pub use job::Job;
 
 /// The pause after a step that failed. It doubles from failure to failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// One task to do.
-#[derive(Debug)]
-pub struct Job {
-    /// The task, with its claim.
-    pub task: Task,
-    cancelled: watch::Receiver<bool>,
-    held: watch::Receiver<Held>,
-}
-
-impl Job {
-    /// Resolves when the task is no longer this worker's: the lease is lost, or the task was cancelled or ran out of time
-    /// (which a worker learns with its next keep-alive, within a third of the session's TTL). Whatever the handler still
-    /// does will not count.
-    pub async fn cancelled(&self) {
-        let (mut cancelled, mut held) = (self.cancelled.clone(), self.held.clone());
-        let (id, token) = (self.task.id.as_str(), self.token());
-        // A sender that is gone says nothing more: the runtime is shutting down.
-        tokio::select! {
-            true = async { cancelled.wait_for(|cancelled| *cancelled).await.is_ok() } => {}
-            true = async { held.wait_for(|held| held.has_lost(id, token)).await.is_ok() } => {}
-            else => std::future::pending::<()>().await,
-        }
-    }
-
-    /// The fencing token: pass it on to whatever the task writes to, and let that refuse older ones.
-    pub fn token(&self) -> u64 {
-        self.task.claim.as_ref().map_or(0, |claim| claim.token)
-    }
-}
-
-/// What an attempt left behind besides its result. Tails of 64 KiB are kept.
-#[derive(Debug, Clone, Default)]
-pub struct Output {
-    /// Of the process, if there was one.
-    pub exit_code: Option<i32>,
-    /// What it printed.
-    pub stdout: Bytes,
-    /// What it complained about.
-    pub stderr: Bytes,
-}
-
-/// What became of a job.
-#[derive(Debug, Clone)]
-pub enum Done {
-    /// It is done, with this result.
-    Completed {
-        /// At most 1 MiB.
-        result: Bytes,
-        /// What it left behind.
-        output: Output,
-    },
-    /// It failed; the task's policy decides about another try.
-    Failed {
-        /// One sentence for a person.
-        error: String,
-        /// What it left behind.
-        output: Output,
-    },
-    /// It failed and will never work.
-    FailedPermanently {
-        /// One sentence for a person.
-        error: String,
-        /// What it left behind.
-        output: Output,
-    },
-    /// Handed back unharmed.
-    Released,
-}
 
 /// What a worker did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -104,6 +46,8 @@ pub struct WorkerReport {
     pub failed: u64,
     /// Attempts handed back.
     pub released: u64,
+    /// Attempts that stopped as a cancel asked, and said so in time.
+    pub cancelled: u64,
     /// Attempts that were no longer this worker's when they ended.
     pub fenced: u64,
     /// How often the lease was lost.

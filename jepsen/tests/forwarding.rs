@@ -43,7 +43,7 @@ async fn every_call_works_through_a_follower() -> Result<()> {
     agents.get(GetAgentRequest { agent_id: agent_id.clone(), ..Default::default() }).await?;
 
     let specs = vec![tasks::spec("one", "work"), tasks::spec("two", "nobody")];
-    queue.submit(SubmitTasksRequest { tasks: specs, request: None }).await?;
+    queue.submit(SubmitTasksRequest { tasks: specs, ..Default::default() }).await?;
     let claim = ClaimTasksRequest {
         agent_id: agent_id.clone(),
         session_id: session_id.clone(),
@@ -55,7 +55,7 @@ async fn every_call_works_through_a_follower() -> Result<()> {
     let finish =
         FinishTaskRequest { task_id: "one".into(), token, kind: FinishKind::Completed as i32, ..Default::default() };
     queue.finish(finish).await?;
-    queue.cancel(CancelTaskRequest { task_id: "two".into(), reason: "test".into(), request: None }).await?;
+    queue.cancel(CancelTaskRequest { task_id: "two".into(), reason: "test".into(), ..Default::default() }).await?;
     let one = queue.get(GetTaskRequest { task_id: "one".into(), ..Default::default() }).await?.into_inner().task;
     ensure!(one.is_some_and(|task| task.status == TaskStatus::Completed as i32), "the finish is not visible");
     ensure!(queue.list(ListTasksRequest::default()).await?.into_inner().tasks.len() == 2, "list misses tasks");

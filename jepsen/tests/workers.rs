@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use quorate_client::v1::{
     AttemptOutcome, FinishKind, FinishTaskRequest, RegisterAgentRequest, RetryPolicy, Task, TaskSpec, TaskStatus,
 };
-use quorate_client::{Client, Config, Done, Error, Job, Output, Worker};
+use quorate_client::{Client, Config, Done, Error, Job, Worker};
 use quorate_jepsen::until::until;
 use quorate_jepsen::{LocalCluster, tasks};
 use tokio::sync::watch;
@@ -61,7 +61,7 @@ async fn good_worker(client: Client, name: &'static str, mut stop: watch::Receiv
     let worker = Worker::builder(client).agent_id(name).capabilities(["work"]).capacity(2).session_ttl(TTL).build();
     let handler = move |job: Job| async move {
         let text = format!("{} by {name}", job.task.id);
-        Done::Completed { result: text.into_bytes().into(), output: Output::default() }
+        Done::completed(text)
     };
     let stopped = async move {
         // An error means that the sender is gone, which is a reason to stop as well.
@@ -134,7 +134,7 @@ async fn a_cancelled_task_is_let_go_by_its_worker() -> Result<()> {
                 job.cancelled().await;
                 // The test waits at the other end; if it failed, there is nobody to tell.
                 let _ = tell.send(()).await;
-                Done::Released
+                Done::Cancelled
             }
         };
         worker.run(handler, async move { drop(stopped.await) }).await
@@ -148,7 +148,7 @@ async fn a_cancelled_task_is_let_go_by_its_worker() -> Result<()> {
     tokio::time::timeout(LIMIT, told.recv()).await?.context("the handler was never told")?;
     ensure!(stop.send(()).is_ok(), "the worker stopped before it was asked to");
     let report = working.await??;
-    ensure!((report.fenced, report.sessions_lost) == (1, 0), "{report:?}");
+    ensure!((report.cancelled, report.fenced, report.sessions_lost) == (1, 0, 0), "{report:?}");
     let task = client.tasks().get("endless").await?.task.context("the task is gone")?;
     ensure!(task.status == TaskStatus::Cancelled as i32, "it ended as {:?}", task.status());
     cluster.close()

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use quorate_proto::v1::Agent;
+use quorate_proto::v1::AgentStatus;
 use quorate_raft::effect::Effect;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, mpsc};
 
 /// How long a waiter trusts that it will be woken.
 pub(crate) const RECHECK: Duration = Duration::from_secs(1);
@@ -27,17 +28,48 @@ pub(crate) enum AgentNews {
     Replaced,
 }
 
+/// What the stream of an agent with a standing order is told.
+#[derive(Debug, Clone)]
+pub(crate) enum WorkNews {
+    /// It was given a task.
+    Assigned { task_id: String, token: u64 },
+    /// An attempt of its own must stop, or is fenced.
+    Revoked { task_id: String, token: u64, grace_ms: u64, reason: String },
+    /// It is to take no more.
+    Draining,
+    /// Its record is gone, or belongs to another session.
+    Gone,
+    /// The whole state was replaced: look again.
+    Replaced,
+}
+
 /// The wake-ups of one node.
 pub(crate) struct Hub {
     work: Mutex<HashMap<String, Arc<Notify>>>,
+    /// The stream of each agent that has one here, and the session it was opened for.
+    streams: Mutex<HashMap<String, Standing>>,
     agents: broadcast::Sender<AgentNews>,
     due: Notify,
+    schedules: Notify,
+    more: Notify,
+}
+
+struct Standing {
+    session_id: String,
+    news: mpsc::UnboundedSender<WorkNews>,
 }
 
 impl Hub {
     /// Nobody waits yet.
     pub(crate) fn new() -> Self {
-        Hub { work: Mutex::default(), agents: broadcast::Sender::new(WATCH_BUFFER), due: Notify::new() }
+        Hub {
+            work: Mutex::default(),
+            streams: Mutex::default(),
+            agents: broadcast::Sender::new(WATCH_BUFFER),
+            due: Notify::new(),
+            schedules: Notify::new(),
+            more: Notify::new(),
+        }
     }
 
     /// What a waiting claim listens to: work for the agent itself, for any agent, and for each of its capabilities.
@@ -55,6 +87,31 @@ impl Hub {
         self.agents.subscribe()
     }
 
+    /// Tells the agent's stream from now on; an earlier stream of the same agent ends. What is told is bounded by what the
+    /// agent may hold.
+    pub(crate) fn stand(&self, agent_id: &str, session_id: &str) -> mpsc::UnboundedReceiver<WorkNews> {
+        let (news, told) = mpsc::unbounded_channel();
+        let mut streams = self.streams.lock();
+        streams.retain(|_, standing| !standing.news.is_closed());
+        streams.insert(agent_id.to_owned(), Standing { session_id: session_id.to_owned(), news });
+        told
+    }
+
+    /// Waits until more work is left to assign than one command could.
+    pub(crate) async fn more_work(&self) {
+        self.more.notified().await;
+    }
+
+    /// Assigns what is left, as a new leader should.
+    pub(crate) fn look_for_work(&self) {
+        self.more.notify_one();
+    }
+
+    /// Waits for a change of the schedules.
+    pub(crate) async fn schedules_changed(&self) {
+        self.schedules.notified().await;
+    }
+
     /// Waits for a reason to look at what is due.
     pub(crate) async fn due_changed(&self) {
         self.due.notified().await;
@@ -68,13 +125,57 @@ impl Hub {
                 Effect::TaskReady { capabilities, agent_id } => self.wake_for_task(capabilities, agent_id),
                 Effect::AgentReady { agent_id } => self.wake_all(&format!("agent:{agent_id}")),
                 Effect::AgentChanged { agent, removed, rev } => {
+                    self.tell_stream_of_change(agent, *removed);
                     self.tell(AgentNews::Changed { agent: agent.clone(), removed: *removed, rev: *rev });
                 }
                 Effect::StateReplaced => {
-                    self.work.lock().values().for_each(|waiting| waiting.notify_waiters());
+                    self.wake_everybody();
+                    self.schedules.notify_one();
+                    for standing in self.streams.lock().values() {
+                        let _gone = standing.news.send(WorkNews::Replaced);
+                    }
                     self.tell(AgentNews::Replaced);
                 }
-                Effect::SessionOpened { .. } | Effect::SessionEnded { .. } => {}
+                Effect::LimitsChanged => self.wake_everybody(),
+                Effect::BreakerChanged { .. } if effect.lets_work_start() => self.wake_everybody(),
+                Effect::Assigned { agent_id, task_id, token } => {
+                    self.tell_stream(agent_id, || WorkNews::Assigned { task_id: task_id.clone(), token: *token });
+                }
+                Effect::Revoked { agent_id, task_id, token, grace_ms, reason } => {
+                    self.tell_stream(agent_id, || WorkNews::Revoked {
+                        task_id: task_id.clone(),
+                        token: *token,
+                        grace_ms: *grace_ms,
+                        reason: reason.clone(),
+                    });
+                }
+                Effect::WorkLeft => self.more.notify_one(),
+                Effect::SchedulesChanged => self.schedules.notify_one(),
+                Effect::BreakerChanged { .. }
+                | Effect::ScheduleFired { .. }
+                | Effect::SessionOpened { .. }
+                | Effect::SessionEnded { .. } => {}
+            }
+        }
+    }
+
+    fn wake_everybody(&self) {
+        self.work.lock().values().for_each(|waiting| waiting.notify_waiters());
+    }
+
+    fn tell_stream(&self, agent_id: &str, news: impl FnOnce() -> WorkNews) {
+        if let Some(standing) = self.streams.lock().get(agent_id) {
+            // A stream that is gone comes again and looks at what the agent holds.
+            let _gone = standing.news.send(news());
+        }
+    }
+
+    fn tell_stream_of_change(&self, agent: &Agent, removed: bool) {
+        if let Some(standing) = self.streams.lock().get(&agent.id) {
+            if removed || agent.session_id != standing.session_id {
+                let _gone = standing.news.send(WorkNews::Gone);
+            } else if agent.status() == AgentStatus::Draining {
+                let _gone = standing.news.send(WorkNews::Draining);
             }
         }
     }

@@ -31,6 +31,7 @@ pub(crate) fn start(core: &Arc<Core>, effects: UnboundedReceiver<Vec<Effect>>) {
     tokio::spawn(follow_office(core.clone()));
     tokio::spawn(end_lapsed_sessions(core.clone()));
     tokio::spawn(run_due(core.clone()));
+    tokio::spawn(assign_the_rest(core.clone()));
 }
 
 async fn pass_on_effects(core: Arc<Core>, mut effects: UnboundedReceiver<Vec<Effect>>) {
@@ -86,6 +87,7 @@ async fn take_office(core: &Arc<Core>, term: u64) {
         core.clock.take_office(view.head.now_ms);
         core.leases.lead(term, view.rooms.sessions.iter(), Instant::now());
     });
+    core.hub.look_for_work();
     tokio::spawn(name_cluster(core.clone(), term));
 }
 
@@ -159,6 +161,24 @@ async fn run_due(core: Arc<Core>) {
         if let Err(error) = core.proposer.propose_as_leader(command::Body::Tick(Tick {}), term).await {
             tracing::debug!(%error, "a tick was not proposed");
             tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// One command assigns only so much; a tick goes on with the rest. A new leader looks once, for its predecessor may not
+/// have come to it.
+async fn assign_the_rest(core: Arc<Core>) {
+    loop {
+        core.hub.more_work().await;
+        let Leadership::Here { term } = core.leadership() else { continue };
+        let has_work = core.replica.read(|view| view.rooms.agents.has_standing() && view.rooms.tasks.has_ready());
+        if !has_work {
+            continue;
+        }
+        if let Err(error) = core.proposer.propose_as_leader(command::Body::Tick(Tick {}), term).await {
+            tracing::debug!(%error, "a tick was not proposed");
+            tokio::time::sleep(RETRY).await;
+            core.hub.look_for_work();
         }
     }
 }

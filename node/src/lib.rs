@@ -7,9 +7,11 @@
 //!   ├─ core ─────────────── the parts of a running node, shared by its handlers
 //!   ├─ propose, reads ───── into the log and out of the state
 //!   ├─ leases, hub, leader  deadlines, wake-ups, and the loops that act on them
+//!   ├─ calendar, schedules  when a schedule ticks, and the loop that fires it
 //!   └─ grpc, http ───────── the doors
 //! ```
 
+mod calendar;
 pub mod cli;
 mod clock;
 mod config;
@@ -22,5 +24,6 @@ mod leader;
 mod leases;
 mod propose;
 mod reads;
+mod schedules;
 mod server;
 mod stop;

@@ -75,6 +75,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     stop_on_panic();
     let (core, effects) = build(settings, data_dir).await?;
     leader::start(&core, effects);
+    crate::schedules::start(&core);
     tokio::spawn(join(core.clone()));
     let grpc_addr = grpc.local_addr()?;
     let grpc_door = tokio::spawn(serve_grpc(core.clone(), grpc));

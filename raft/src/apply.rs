@@ -16,7 +16,7 @@ use quorate_proto::v1::RequestId;
 use crate::effect::Effect;
 use crate::error::{Error, Fatal, Outcome};
 use crate::state::sessions::Recorded;
-use crate::state::{Ctx, Out, Rooms, agents, cluster, sessions, tasks};
+use crate::state::{Ctx, Out, Rooms, agents, breakers, cluster, dispatch, retries, schedules, sessions, tasks};
 use crate::storage::rows::MemoryRows;
 use crate::storage::txn::Txn;
 
@@ -113,8 +113,12 @@ fn run(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, command: Command) ->
         return Err(Fatal::UnknownCommand(format!("at rev {}", ctx.rev)));
     };
     let (writes, hints) = (out.txn.write_count(), out.effects.len());
-    let body = match dispatch(rooms, out, ctx, body) {
-        Ok(body) => body,
+    let is_tick = matches!(body, command::Body::Tick(_));
+    let body = match route(rooms, out, ctx, body) {
+        Ok(body) => {
+            tasks::settle(rooms, out, ctx, hints, is_tick)?;
+            body
+        }
         Err(Error::Fatal(fatal)) => return Err(fatal),
         Err(Error::Rejected(rejection)) => {
             if out.txn.write_count() != writes {
@@ -144,7 +148,7 @@ fn record(rooms: &mut Rooms, out: &mut Out<'_, '_>, request: &RequestId, answer:
 }
 
 /// The one switch: which room runs what.
-fn dispatch(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, body: command::Body) -> Outcome<answer::Body> {
+fn route(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, body: command::Body) -> Outcome<answer::Body> {
     use answer::Body as A;
     use command::Body as C;
     Ok(match body {
@@ -159,9 +163,32 @@ fn dispatch(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, body: command::
         C::ClaimTasks(r) => A::ClaimTasks(tasks::claim(rooms, out, ctx, r)?),
         C::FinishTask(r) => A::FinishTask(tasks::finish(rooms, out, ctx, r)?),
         C::CancelTask(r) => A::CancelTask(tasks::cancel(rooms, out, ctx, r)?),
+        C::DecideTask(r) => A::DecideTask(tasks::decide(rooms, out, ctx, r)?),
+        C::AddDependencies(r) => A::AddDependencies(tasks::add_dependencies(rooms, out, ctx, r)?),
+        C::RedriveTasks(r) => A::RedriveTasks(tasks::redrive(rooms, out, ctx, r)?),
+        C::PurgeTasks(r) => A::PurgeTasks(tasks::purge(rooms, out, ctx, r)?),
+        C::ResolveDeadlocks(r) => A::ResolveDeadlocks(tasks::resolve_deadlocks(rooms, out, ctx, r)?),
+        C::StandingOrder(r) => A::StandingOrder(tasks::standing_order(rooms, out, ctx, r)?),
+        C::SetLimit(r) => A::SetLimit(dispatch::set_limit(rooms, out, ctx, r)?),
+        C::DeleteLimit(r) => A::DeleteLimit(dispatch::delete_limit(rooms, out, ctx, r)?),
+        C::SetShare(r) => A::SetShare(dispatch::set_share(rooms, out, ctx, r)?),
+        C::SetDispatchPolicy(r) => A::SetDispatchPolicy(dispatch::set_policy(rooms, out, ctx, r)?),
+        C::SetRoutes(r) => A::SetRoutes(dispatch::set_routes(rooms, out, ctx, r)?),
+        C::AcquireBreaker(r) => A::AcquireBreaker(breakers::acquire(rooms, out, ctx, r)?),
+        C::ReportBreaker(r) => A::ReportBreaker(breakers::report(rooms, out, ctx, r)?),
+        C::ConfigureBreaker(r) => A::ConfigureBreaker(breakers::configure(rooms, out, ctx, r)?),
+        C::ForceBreaker(r) => A::ForceBreaker(breakers::force(rooms, out, ctx, r)?),
+        C::SetRetryProfile(r) => A::SetRetryProfile(retries::set_profile(rooms, out, ctx, r)?),
+        C::DeleteRetryProfile(r) => A::DeleteRetryProfile(retries::delete_profile(rooms, out, ctx, r)?),
+        C::CreateSchedule(r) => A::CreateSchedule(schedules::create(rooms, out, ctx, r)?),
+        C::DeleteSchedule(r) => A::DeleteSchedule(schedules::delete(rooms, out, ctx, r)?),
+        C::PauseSchedule(r) => A::PauseSchedule(schedules::pause(rooms, out, ctx, r)?),
+        C::RunScheduleNow(r) => A::RunScheduleNow(schedules::run_now(rooms, out, ctx, r)?),
+        C::FireSchedule(r) => A::FireSchedule(schedules::fire(rooms, out, ctx, r)?),
         C::DescribeCluster(r) => A::DescribeCluster(cluster::describe(out, ctx, r)?),
         C::Tick(_) => {
             agents::run_due(rooms, out, ctx, DUE_PER_TICK)?;
+            breakers::run_due(rooms, out, ctx, DUE_PER_TICK)?;
             tasks::run_due(rooms, out, ctx, DUE_PER_TICK)?;
             A::Tick(Done {})
         }

@@ -3,7 +3,7 @@
 //! Effects are hints to this process, never state. Losing one costs latency, not correctness: whoever waits looks at
 //! the state again after a while. Deliberately absent: anything a replica would have to remember.
 
-use quorate_proto::v1::Agent;
+use quorate_proto::v1::{Agent, BreakerState};
 
 /// One thing that happened, for whoever listens on this node.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +31,54 @@ pub enum Effect {
         /// When.
         rev: u64,
     },
+    /// A task was pushed to an agent with a standing order.
+    Assigned {
+        /// To whom.
+        agent_id: String,
+        /// What.
+        task_id: String,
+        /// Under which token.
+        token: u64,
+    },
+    /// An attempt must stop, or has been fenced.
+    Revoked {
+        /// Whose.
+        agent_id: String,
+        /// Of which task.
+        task_id: String,
+        /// Under which token.
+        token: u64,
+        /// How long the worker has to say that it stopped; 0: it is fenced.
+        grace_ms: u64,
+        /// For people.
+        reason: String,
+    },
+    /// More could be assigned than one command may: a tick goes on with it.
+    WorkLeft,
+    /// A limit, a share or the dispatch policy changed: more may run now.
+    LimitsChanged,
+    /// A breaker changed its state.
+    BreakerChanged {
+        /// Which.
+        name: String,
+        /// To what.
+        state: BreakerState,
+        /// When.
+        rev: u64,
+    },
+    /// A schedule was created, changed or removed.
+    SchedulesChanged,
+    /// A tick of a schedule submitted a task.
+    ScheduleFired {
+        /// Which schedule.
+        schedule_id: String,
+        /// Which tick.
+        tick_ms: u64,
+        /// The task.
+        task_id: String,
+        /// When.
+        rev: u64,
+    },
     /// A session was opened or resumed: the leader starts its deadline.
     SessionOpened {
         /// Which session.
@@ -45,4 +93,15 @@ pub enum Effect {
         /// Which session.
         session_id: String,
     },
+}
+
+impl Effect {
+    /// Whether it may let a task be assigned that could not be before.
+    pub fn lets_work_start(&self) -> bool {
+        match self {
+            Effect::TaskReady { .. } | Effect::AgentReady { .. } | Effect::LimitsChanged | Effect::WorkLeft => true,
+            Effect::BreakerChanged { state, .. } => *state != BreakerState::Open,
+            _ => false,
+        }
+    }
 }

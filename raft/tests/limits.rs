@@ -20,7 +20,10 @@ fn tick(sequence: u64, done_below: u64) -> Command {
 }
 
 fn submit(tasks: Vec<TaskSpec>) -> Command {
-    Command { request: None, body: Some(command::Body::SubmitTasks(SubmitTasksRequest { tasks, request: None })) }
+    Command {
+        request: None,
+        body: Some(command::Body::SubmitTasks(SubmitTasksRequest { tasks, ..SubmitTasksRequest::default() })),
+    }
 }
 
 fn refusal(answer: &Answer) -> Option<(RejectionCode, &str)> {
@@ -59,7 +62,7 @@ fn requirement_sets_of_live_tasks_are_bounded() {
         assert_eq!(refusal(&answers[0]), None);
     }
     let more = machine.apply(1, 0, vec![submit(vec![spec(5_000, 5_000)]), submit(vec![spec(5_001, 0)])]).unwrap();
-    let refused = (RejectionCode::ResourceExhausted, "tasks[0].required_capabilities");
+    let refused = (RejectionCode::ResourceExhausted, "tasks[0]");
     assert_eq!((refusal(&more[0]), refusal(&more[1])), (Some(refused), None));
 }
 

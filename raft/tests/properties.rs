@@ -196,7 +196,7 @@ fn body(machine: &Machine, now_ms: u64, step: Step) -> command::Body {
         }
         Step::Submit(specs) => B::SubmitTasks(SubmitTasksRequest {
             tasks: specs.into_iter().map(|spec| task_spec(spec, now_ms)).collect(),
-            request: None,
+            ..SubmitTasksRequest::default()
         }),
         Step::Claim { agent, session, max } => B::ClaimTasks(ClaimTasksRequest {
             agent_id: agent_id(agent),
@@ -229,7 +229,13 @@ fn task_spec(spec: Spec, now_ms: u64) -> TaskSpec {
         agent_id: spec.pin.map(agent_id).unwrap_or_default(),
         priority: Some(spec.priority),
         dependencies: spec.dependencies.into_iter().map(task_id).collect(),
-        retry: Some(RetryPolicy { max_retries: spec.retries, base_ms: 500, cap_ms: 2_000, jitter_permille: 200 }),
+        retry: Some(RetryPolicy {
+            max_retries: spec.retries,
+            base_ms: 500,
+            cap_ms: 2_000,
+            jitter_permille: 200,
+            ..RetryPolicy::default()
+        }),
         attempt_timeout_ms: spec.timeout_ms,
         not_before_ms: if spec.delay_ms == 0 { 0 } else { now_ms + spec.delay_ms },
         unroutable: if spec.fail_if_unroutable { Unroutable::Fail } else { Unroutable::Wait } as i32,

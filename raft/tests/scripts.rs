@@ -10,6 +10,19 @@
 // Helpers of a test are tests too.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "verbs/breakers.rs"]
+mod breakers;
+#[path = "verbs/dispatch.rs"]
+mod dispatch;
+#[path = "verbs/progress.rs"]
+mod progress;
+#[path = "verbs/retries.rs"]
+mod retries;
+#[path = "verbs/schedules.rs"]
+mod schedules;
+#[path = "verbs/tasks.rs"]
+mod tasks;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,9 +33,10 @@ use quorate_proto::v1::{
     Agent, AgentFilter, AgentStatus, Attempt, AttemptOutcome, CancelTaskRequest, ClaimTasksRequest,
     CloseSessionRequest, ClusterInfo, DeregisterAgentRequest, DrainAgentRequest, FinishKind, FinishTaskRequest,
     ListAttemptsRequest, ListTasksRequest, OpenSessionRequest, RegisterAgentRequest, Rejection, ReportAgentRequest,
-    RequestId, RetryPolicy, SubmitTasksRequest, Task, TaskSpec, TaskStatsResponse, Unroutable,
+    RequestId, Spawn, SubmitTasksRequest, Task, TaskStatsResponse,
 };
 use quorate_raft::apply::Machine;
+use quorate_raft::effect::Effect;
 use quorate_raft::state::Rooms;
 
 #[test]
@@ -166,6 +180,11 @@ impl Script {
 
     fn apply(&mut self, command: Command) -> Answer {
         let mut answers = self.machine.apply(self.now_ms, 7, vec![command]).expect("no fatal error");
+        for effect in &self.machine.effects {
+            if let Effect::Assigned { task_id, token, .. } = effect {
+                self.tokens.entry(task_id.clone()).or_default().push(*token);
+            }
+        }
         let rebuilt = Rooms::rebuild(&self.machine.rows).expect("rows that can be read");
         assert_eq!(rebuilt, self.machine.rooms, "the indexes differ from those rebuilt from the rows");
         answers.pop().expect("an answer for each command")
@@ -202,7 +221,20 @@ impl Script {
             }),
             "drain" => B::DrainAgent(DrainAgentRequest { agent_id: id, request: None }),
             "deregister" => B::DeregisterAgent(DeregisterAgentRequest { agent_id: id, request: None }),
-            "submit" => B::SubmitTasks(SubmitTasksRequest { tasks: specs(text), request: None }),
+            "submit" | "import" => B::SubmitTasks(SubmitTasksRequest {
+                tasks: tasks::specs(text),
+                admit_cycles: line.verb == "import",
+                ..SubmitTasksRequest::default()
+            }),
+            "spawn" => B::SubmitTasks(SubmitTasksRequest {
+                tasks: tasks::specs(text),
+                spawn: Some(Spawn {
+                    parent_id: line.text("parent"),
+                    token: pick(&self.tokens, &line.text("parent"), &line.text("token")),
+                    dependents_wait: line.text("join") == "yes",
+                }),
+                ..SubmitTasksRequest::default()
+            }),
             "claim" => B::ClaimTasks(ClaimTasksRequest {
                 agent_id: id,
                 session_id: line.text("session"),
@@ -210,10 +242,20 @@ impl Script {
                 ..ClaimTasksRequest::default()
             }),
             "finish" => B::FinishTask(self.finish(&id, line)),
-            "cancel" => B::CancelTask(CancelTaskRequest { task_id: id, reason: line.text("reason"), request: None }),
+            "cancel" => B::CancelTask(CancelTaskRequest {
+                task_id: id,
+                reason: line.text("reason"),
+                only_this: line.plain.contains(&"only"),
+                now: line.plain.contains(&"now"),
+                request: None,
+            }),
             "tick" => B::Tick(Tick {}),
             "describe" => B::DescribeCluster(ClusterInfo { cluster_id: id, feature_level: line.small("level", 0) }),
-            _ => return None,
+            _ => {
+                return [breakers::body, dispatch::body, progress::body, retries::body, schedules::body, tasks::body]
+                    .into_iter()
+                    .find_map(|body| body(line));
+            }
         })
     }
 
@@ -223,6 +265,7 @@ impl Script {
             "failed" => FinishKind::Failed,
             "permanent" => FinishKind::FailedPermanently,
             "released" => FinishKind::Released,
+            "cancelled" => FinishKind::Cancelled,
             _ => FinishKind::Unspecified,
         };
         let result = match line.number("result_bytes", 0) {
@@ -236,6 +279,12 @@ impl Script {
             result,
             error: line.text("error"),
             claim_next: line.small("next", 0),
+            error_class: line.text("class"),
+            retry_after_ms: line.number("retry_after", 0),
+            artifacts: tasks::artifacts(line),
+            checks: tasks::checks(line),
+            verdict: tasks::verdict(&line.text("verdict")) as i32,
+            comment: line.text("comment"),
             ..FinishTaskRequest::default()
         }
     }
@@ -278,8 +327,22 @@ impl Script {
                 }
                 shown
             }
-            B::CancelTask(r) => self.show_task(r.task.as_ref().unwrap()),
-            B::ExpireSession(_) | B::Tick(_) | B::DescribeCluster(_) => "ok".to_owned(),
+            B::CancelTask(r) => {
+                let running =
+                    r.running.iter().map(|run| format!(" {}@{}:{}", run.task_id, run.agent_id, run.fence_at_ms));
+                let running: String = running.collect();
+                let reached = if r.reached > 1 { format!(" reached={}", r.reached) } else { String::new() };
+                let stopping = if running.is_empty() { String::new() } else { format!(" stopping{running}") };
+                format!("{}{reached}{stopping}", self.show_task(r.task.as_ref().unwrap()))
+            }
+            B::DecideTask(r) => self.show_task(r.task.as_ref().unwrap()),
+            B::AddDependencies(r) => self.show_task(r.task.as_ref().unwrap()),
+            B::ExpireSession(_) | B::Tick(_) | B::DescribeCluster(_) | B::StandingOrder(_) => "ok".to_owned(),
+            other => {
+                let shows =
+                    [breakers::show, dispatch::show, progress::show, retries::show, schedules::show, tasks::show];
+                shows.into_iter().find_map(|show| show(other)).expect("an answer that a verb can show")
+            }
         }
     }
 
@@ -336,11 +399,18 @@ impl Script {
             }
             "dependents" => words(rooms.tasks.dependents(&id).into_iter()),
             "recent" => words(rooms.tasks.recent_of_agent(rows, &id).unwrap().into_iter()),
-            "claimable" => rooms.tasks.claimable(&rooms.agents, &id).to_string(),
+            "claimable" => quorate_raft::state::tasks::claimable(rooms, self.machine.head.now_ms, &id).to_string(),
             "sessions" => words(rooms.sessions.iter().map(|session| session.id.clone())),
             "stats" => show_stats(&rooms.tasks.stats()),
             "due" => rooms.next_due_ms().map_or("never".to_owned(), |at_ms| at_ms.to_string()),
-            verb => panic!("no command {verb:?}"),
+            verb => {
+                let reads =
+                    [breakers::read, dispatch::read, progress::read, retries::read, schedules::read, tasks::read];
+                reads
+                    .into_iter()
+                    .find_map(|read| read(&self.machine, self.now_ms, line))
+                    .unwrap_or_else(|| panic!("no command {verb:?}"))
+            }
         }
     }
 
@@ -357,6 +427,22 @@ impl Script {
         }
         if let Some(claim) = &task.claim {
             shown.push_str(&format!(" agent={}", claim.agent_id));
+        }
+        if let Some(notice) = &task.cancel {
+            shown.push_str(&format!(" stop_by={}", notice.fence_at_ms));
+        }
+        for (name, text) in [("type", task.spec.as_ref().map_or("", |spec| &spec.agent_type)), ("by", &task.routed_by)]
+        {
+            if !text.is_empty() {
+                shown.push_str(&format!(" {name}={text}"));
+            }
+        }
+        if task.reworks > 0 {
+            shown.push_str(&format!(" reworks={} feedback={:?}", task.reworks, task.feedback));
+        }
+        for review in &task.reviews {
+            let verdict = if review.accepted { "+" } else { "-" };
+            shown.push_str(&format!(" {verdict}{}", review.reviewer));
         }
         let open = self.machine.rooms.tasks.open_dependencies(task);
         if !open.is_empty() {
@@ -379,40 +465,6 @@ fn pick(known: &BTreeMap<String, Vec<u64>>, id: &str, named: &str) -> u64 {
         "" | "$last" => of_id.and_then(|all| all.last()).copied().unwrap_or_default(),
         "$first" => of_id.and_then(|all| all.first()).copied().unwrap_or_default(),
         number => number.parse().unwrap(),
-    }
-}
-
-/// `submit t1 caps=rust + t2 deps=t1`
-fn specs(text: &str) -> Vec<TaskSpec> {
-    let specs = text.strip_prefix("submit").unwrap_or_default();
-    if specs.split_whitespace().all(|word| word.starts_with("req=")) {
-        return Vec::new();
-    }
-    specs.split(" + ").map(|spec| task_spec(&Line::parse(&format!("spec {spec}")))).collect()
-}
-
-fn task_spec(line: &Line<'_>) -> TaskSpec {
-    let retry = RetryPolicy {
-        max_retries: line.small("retries", 3),
-        base_ms: line.number("base", 0),
-        cap_ms: line.number("cap", 0),
-        jitter_permille: line.small("jitter", 0),
-    };
-    TaskSpec {
-        task_id: line.id(),
-        title: "x".repeat(usize::try_from(line.number("title_bytes", 0)).unwrap()),
-        payload: Bytes::from(vec![0; usize::try_from(line.number("payload_bytes", 0)).unwrap()]),
-        required_capabilities: line.list("caps"),
-        agent_id: line.text("agent"),
-        priority: line.named.contains_key("prio").then(|| line.small("prio", 0)),
-        dependencies: line.list("deps"),
-        retry: Some(retry),
-        attempt_timeout_ms: line.number("timeout", 0),
-        not_before_ms: line.number("at", 0),
-        unroutable: if line.text("unroutable") == "fail" { Unroutable::Fail } else { Unroutable::Wait } as i32,
-        project: line.text("project"),
-        idempotency_key: line.text("key"),
-        ..TaskSpec::default()
     }
 }
 
@@ -461,6 +513,9 @@ fn show_attempt(attempt: &Attempt) -> String {
     if !attempt.error.is_empty() {
         shown.push_str(&format!(" error={:?}", attempt.error));
     }
+    if attempt.cancel_acknowledged {
+        shown.push_str(" acknowledged");
+    }
     if let Some(orphan) = &attempt.orphan {
         let result = String::from_utf8_lossy(&orphan.result);
         shown.push_str(&format!(" orphan={}:{result}", short(orphan.kind().as_str_name())));
@@ -478,11 +533,20 @@ fn show_stats(stats: &TaskStatsResponse) -> String {
         ("failed", stats.failed),
         ("timed_out", stats.timed_out),
         ("cancelled", stats.cancelled),
+        ("reported", stats.reported),
+        ("skipped", stats.skipped),
     ];
     let mut shown: Vec<String> = counts.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name}={n}")).collect();
     for queue in &stats.queues {
         let pin = if queue.agent_id.is_empty() { String::new() } else { format!("@{}", queue.agent_id) };
-        let set = queue.required_capabilities.join("+");
+        let mut set = queue.required_capabilities.join("+");
+        for (name, text) in
+            [("type", &queue.agent_type), ("keys", &queue.concurrency_keys.join("+")), ("share", &queue.share)]
+        {
+            if !text.is_empty() {
+                set.push_str(&format!(" {name}={text}"));
+            }
+        }
         shown.push(format!(
             "[{set}{pin}]={} top={} since={}",
             queue.ready, queue.highest_priority, queue.oldest_created_at_ms

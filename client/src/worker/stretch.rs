@@ -1,78 +1,70 @@
-//! The work done under one session: claims while there is capacity, starts jobs, leaves or abandons in the end.
+//! The work done under one session: starts what comes, stops what is not wanted, leaves or abandons in the end.
 //!
-//! The loop never waits for one thing: claims, jobs and finishes are all under way at once.
+//! The loop never waits for one thing: the standing order, jobs and finishes are all under way at once.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_proto::v1::{ClaimTasksResponse, RejectionCode, Task};
-use tokio::sync::watch;
+use quorate_proto::v1::work_event::Event;
+use quorate_proto::v1::{HeldAttemptGone, Task};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use super::job::{Bench, Count, Ended};
-use super::{Done, FIRST_PAUSE, Job, LONGEST_PAUSE, Worker, WorkerReport};
+use super::bench::{Bench, Count, Ended};
+use super::known::{Known, attempt_of};
+use super::order::{Meaning, Order, judge};
+use super::stop::Stop;
+use super::{Done, Job, Worker, WorkerReport};
+use crate::agents::Agents;
 use crate::error::Error;
 use crate::sessions::Session;
-use crate::tasks::claim_request;
 
-/// How long one claim waits for work.
-const CLAIM_WAIT: Duration = Duration::from_secs(20);
-/// The most tasks that one claim may ask for.
-const MAX_CLAIM: u32 = 256;
 /// How long handlers have to let go of what is no longer theirs.
 const LET_GO: Duration = Duration::from_secs(10);
 
 /// Why one session's stretch of work is over.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Over {
     Left,
     SessionLost,
 }
 
-/// A claim under way.
-type Claiming = Pin<Box<dyn Future<Output = Result<ClaimTasksResponse, Error>> + Send>>;
-
-/// What comes before the next claim, after one that failed.
-#[derive(Debug, Clone, Copy, Default)]
-struct Trouble {
-    pause: Duration,
-    register: bool,
-}
-
-/// What a failed claim means.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Again,
-    /// The agent is tied to another session.
-    Register,
-    /// Somebody removed the agent while its session lives.
-    Removed,
-    SessionLost,
+/// How the stretch goes on after some news.
+enum Next {
+    On,
+    Leave,
+    Abandon,
 }
 
 /// The work done under one session.
-pub(super) struct Stretch<'a> {
-    worker: &'a Worker,
+pub(super) struct Stretch {
+    agents: Agents,
+    agent_id: String,
     bench: Bench,
+    order: Order,
     jobs: JoinSet<Ended>,
-    cancel: watch::Sender<bool>,
-    tell_leaving: watch::Sender<bool>,
-    trouble: Trouble,
+    known: Known,
 }
 
-async fn next_claim(claiming: &mut Option<Claiming>) -> Option<Result<ClaimTasksResponse, Error>> {
-    match claiming {
-        Some(claiming) => Some(claiming.await),
-        None => None,
+impl Stretch {
+    pub(super) fn new(worker: &Worker, session: Session) -> Self {
+        let order = Order::of(worker.clone(), session.clone());
+        Stretch::ordering(worker, session, order)
     }
-}
 
-impl<'a> Stretch<'a> {
-    pub(super) fn new(worker: &'a Worker, session: Session) -> Self {
-        let (cancel, cancelled) = watch::channel(false);
-        let (tell_leaving, leaving) = watch::channel(false);
-        let bench = Bench { tasks: worker.client.tasks(), session, cancelled, leaving };
-        Stretch { worker, bench, jobs: JoinSet::new(), cancel, tell_leaving, trouble: Trouble::default() }
+    fn ordering(worker: &Worker, session: Session, order: Order) -> Self {
+        let capacity = worker.registration.capacity.max(1);
+        let room = Arc::new(Semaphore::new((capacity as usize).min(Semaphore::MAX_PERMITS)));
+        Stretch {
+            agents: worker.client.agents(),
+            agent_id: worker.registration.agent_id.clone(),
+            bench: Bench { tasks: worker.client.tasks(), session, room },
+            order,
+            jobs: JoinSet::new(),
+            known: Known::new(capacity),
+        }
     }
 
     pub(super) async fn work<H, F>(
@@ -85,90 +77,85 @@ impl<'a> Stretch<'a> {
         H: Fn(Job) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Done> + Send + 'static,
     {
-        // A claim under way is dropped only with its session: what it brings must be run or handed back.
-        let mut claiming: Option<Claiming> = None;
         loop {
-            let credit = self.worker.registration.capacity.max(1).saturating_sub(self.jobs.len() as u32);
-            if claiming.is_none() && credit > 0 {
-                claiming = Some(self.claim(credit.min(MAX_CLAIM)));
-            }
             tokio::select! {
                 biased;
-                () = shutdown.as_mut() => return self.leave(claiming, report).await,
+                () = shutdown.as_mut() => return self.leave(report).await,
                 () = self.bench.session.ended() => return self.abandon(report).await,
-                Some(ended) = self.jobs.join_next(), if !self.jobs.is_empty() => {
-                    for task in note(ended, report) {
-                        self.start(handler, task);
-                    }
-                }
-                claimed = next_claim(&mut claiming), if claiming.is_some() => {
-                    claiming = None;
-                    match claimed {
-                        Some(Ok(claimed)) if claimed.draining => return self.leave(None, report).await,
-                        Some(Ok(claimed)) => {
-                            self.trouble = Trouble::default();
-                            claimed.tasks.into_iter().for_each(|task| self.start(handler, task));
-                        }
-                        Some(Err(error)) => {
-                            if let Some(over) = self.claim_failed(&error, report).await {
-                                return over;
-                            }
-                        }
-                        None => {}
-                    }
-                }
+                Some(ended) = self.jobs.join_next(), if !self.jobs.is_empty() => self.note(ended, report),
+                news = self.order.next() => match self.take(news, handler) {
+                    Next::On => {}
+                    Next::Leave => return self.leave(report).await,
+                    Next::Abandon => return self.abandon(report).await,
+                },
             }
         }
     }
 
-    fn claim(&self, credit: u32) -> Claiming {
-        Box::pin(claim(self.worker.clone(), self.bench.clone(), self.trouble, credit))
+    fn take<H, F>(&mut self, news: Result<Event, Error>, handler: &H) -> Next
+    where
+        H: Fn(Job) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Done> + Send + 'static,
+    {
+        match news {
+            Ok(Event::Assigned(task)) => self.start(handler, task),
+            Ok(Event::Revoked(gone)) => self.revoke(gone),
+            Ok(Event::Draining(_)) => return Next::Leave,
+            Ok(Event::Standing(_)) => tracing::debug!(agent = self.agent_id, "the standing order stands"),
+            Err(error) => return self.refused(&error),
+        }
+        Next::On
     }
 
+    /// Runs what is new. What runs already is sent again whenever the order is, perhaps with news of its end.
     fn start<H, F>(&mut self, handler: &H, task: Task)
     where
         H: Fn(Job) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Done> + Send + 'static,
     {
-        self.jobs.spawn(self.bench.clone().run(handler.clone(), task));
+        let attempt = attempt_of(&task);
+        let told = self.known.admit(attempt.clone());
+        if let Some(notice) = &task.cancel {
+            self.known.stop(&attempt, notice.into());
+        }
+        if let Some(told) = told {
+            self.jobs.spawn(self.bench.clone().run(handler.clone(), task, told));
+        }
     }
 
-    /// Whether that is the end of this stretch; if not, the next claim goes about it differently.
-    async fn claim_failed(&mut self, error: &Error, report: &mut WorkerReport) -> Option<Over> {
-        tracing::warn!(%error, "a claim failed");
-        self.trouble.pause = (self.trouble.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+    fn revoke(&self, gone: HeldAttemptGone) {
+        let attempt = (gone.task_id.clone(), gone.token);
+        self.known.stop(&attempt, gone.into());
+    }
+
+    /// The order was refused. Whether that is the end of this stretch; if not, the next order goes about it differently.
+    fn refused(&mut self, error: &Error) -> Next {
+        tracing::warn!(%error, "a standing order was refused");
         match judge(error, self.bench.session.is_alive()) {
-            Verdict::Again => None,
-            Verdict::Register => {
-                self.trouble.register = true;
-                None
+            Meaning::Again => Next::On,
+            Meaning::Register => {
+                self.order.register_first();
+                Next::On
             }
-            Verdict::Removed => {
-                // With the agent went its claims.
-                self.cancel.send_replace(true);
-                Some(self.leave(None, report).await)
+            Meaning::Removed => {
+                // With the agent went its attempts.
+                self.known.stop_all(&Stop::within(Duration::ZERO, "the agent was removed"));
+                Next::Leave
             }
-            Verdict::SessionLost => {
+            Meaning::SessionLost => {
                 self.bench.session.lost();
-                Some(self.abandon(report).await)
+                Next::Abandon
             }
         }
     }
 
     /// Takes no more, finishes what runs, and goes.
-    async fn leave(&mut self, mut claiming: Option<Claiming>, report: &mut WorkerReport) -> Over {
-        self.tell_leaving.send_replace(true);
-        let agents = self.worker.client.agents();
-        tokio::select! {
-            drained = agents.drain(&self.worker.registration.agent_id) => match drained {
-                Err(error) if !error.is_not_found() => tracing::warn!(%error, "could not announce the drain"),
-                _ => {}
-            },
-            () = self.bench.session.ended() => {}
-        }
-        // A drained agent's claim returns at once. Should it have won the race with the drain, what it brought is
-        // handed back; waiting for it keeps it from being granted anything afterwards.
-        while !self.jobs.is_empty() || claiming.is_some() {
+    async fn leave(&mut self, report: &mut WorkerReport) -> Over {
+        let mut owed = self.announce().await;
+        let mut listening = true;
+        // What was assigned before the drain is on its way: it is handed back. Not to wait for it would cost its task a
+        // lost attempt.
+        while !self.jobs.is_empty() || (owed && listening) {
             tokio::select! {
                 biased;
                 () = self.bench.session.ended() => {
@@ -176,15 +163,16 @@ impl<'a> Stretch<'a> {
                     self.abandon(report).await;
                     return Over::Left;
                 }
-                Some(ended) = self.jobs.join_next(), if !self.jobs.is_empty() => {
-                    self.hand_back(note(ended, report));
-                }
-                claimed = next_claim(&mut claiming), if claiming.is_some() => {
-                    claiming = None;
-                    if let Some(Ok(claimed)) = claimed {
-                        self.hand_back(claimed.tasks);
-                    }
-                }
+                Some(ended) = self.jobs.join_next(), if !self.jobs.is_empty() => self.note(ended, report),
+                news = self.order.next(), if listening => match news {
+                    Ok(Event::Assigned(task)) => self.hand_back(task),
+                    Ok(Event::Revoked(gone)) => self.revoke(gone),
+                    Ok(Event::Draining(_)) => owed = false,
+                    Ok(Event::Standing(_)) => {}
+                    Err(Error::Unavailable { .. } | Error::OutcomeUnknown { .. }) => {}
+                    // The agent is gone, or the cluster has no more to say to it.
+                    Err(_) => listening = false,
+                },
             }
         }
         if let Err(error) = self.bench.session.close().await {
@@ -193,19 +181,37 @@ impl<'a> Stretch<'a> {
         Over::Left
     }
 
-    fn hand_back(&mut self, tasks: Vec<Task>) {
-        for task in tasks {
+    /// Says that the agent leaves. Whether something may still be on its way to it.
+    async fn announce(&mut self) -> bool {
+        let drained = tokio::select! {
+            drained = self.agents.drain(&self.agent_id) => drained,
+            () = self.bench.session.ended() => return false,
+        };
+        match drained {
+            Ok(drained) => drained.remaining > 0 && !self.order.is_drained(),
+            Err(error) => {
+                if !error.is_not_found() {
+                    tracing::warn!(%error, "could not announce the drain");
+                }
+                false
+            }
+        }
+    }
+
+    fn hand_back(&mut self, task: Task) {
+        if self.known.admit(attempt_of(&task)).is_some() {
             self.jobs.spawn(self.bench.clone().hand_back(task));
         }
     }
 
     /// The lease is lost: tells every job, and waits a while until all have let go.
     async fn abandon(&mut self, report: &mut WorkerReport) -> Over {
-        self.cancel.send_replace(true);
+        self.known.stop_all(&Stop::within(Duration::ZERO, "the session was lost"));
         let all = async {
             while let Some(ended) = self.jobs.join_next().await {
-                // What came along with a finish is lost with the session.
-                let _lost = note(ended, report);
+                if let Ok(ended) = ended {
+                    report.add(ended.count);
+                }
             }
         };
         if timeout(LET_GO, all).await.is_err() {
@@ -215,83 +221,108 @@ impl<'a> Stretch<'a> {
         }
         Over::SessionLost
     }
-}
 
-/// One claim, under one request id until its outcome is known or the session has ended: it may have been granted tasks
-/// that only a resend brings here.
-async fn claim(worker: Worker, bench: Bench, trouble: Trouble, credit: u32) -> Result<ClaimTasksResponse, Error> {
-    if !trouble.pause.is_zero() {
-        let mut leaving = bench.leaving.clone();
-        tokio::select! {
-            () = sleep(trouble.pause) => {}
-            _changed = leaving.changed() => return Ok(ClaimTasksResponse::default()),
-        }
-    }
-    if trouble.register {
-        worker.client.agents().register(&bench.session, worker.registration.clone()).await?;
-    }
-    let under_way = bench.session.begin();
-    let request = claim_request(&under_way, &worker.registration.agent_id, credit, CLAIM_WAIT);
-    // Once one delivery may have been granted something, only an answer to this very request brings it here.
-    let mut doubt = false;
-    loop {
-        match bench.tasks.claim_with(request.clone()).await {
-            Err(Error::Unavailable { .. }) if doubt && bench.session.is_alive() => sleep(FIRST_PAUSE).await,
-            Err(Error::OutcomeUnknown { message }) if bench.session.is_alive() => {
-                doubt = true;
-                tracing::warn!(message, "a claim's outcome is unknown; asking again");
-                sleep(FIRST_PAUSE).await;
+    fn note(&mut self, ended: Result<Ended, JoinError>, report: &mut WorkerReport) {
+        match ended {
+            Ok(ended) => {
+                report.add(ended.count);
+                self.known.end(ended.attempt);
             }
-            claimed => return claimed,
+            // A job neither panics nor is aborted while the stretch lives.
+            Err(error) => tracing::error!(%error, "a job was cut off"),
         }
-    }
-}
-
-/// Counts a job and returns what was claimed along with its finish.
-fn note(ended: Result<Ended, JoinError>, report: &mut WorkerReport) -> Vec<Task> {
-    match ended {
-        Ok(ended) => {
-            report.add(ended.count);
-            ended.next
-        }
-        // A job neither panics nor is aborted while the stretch lives.
-        Err(error) => {
-            tracing::error!(%error, "a job was cut off");
-            Vec::new()
-        }
-    }
-}
-
-fn judge(error: &Error, alive: bool) -> Verdict {
-    let Error::Rejected { code, field, .. } = error else { return Verdict::Again };
-    match (code, field.as_str()) {
-        // From the request id, or from registering again: the session itself is unknown.
-        (RejectionCode::NotFound, "session_id" | "request.session_id") => Verdict::SessionLost,
-        (RejectionCode::FailedPrecondition, "session_id") => Verdict::Register,
-        (RejectionCode::NotFound, "agent_id") if alive => Verdict::Removed,
-        _ => Verdict::Again,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use quorate_proto::v1::{CancelNotice, Claim};
+    use tokio::sync::mpsc;
+    use tokio::time::Instant;
+
+    use super::super::order::tests::scripted;
     use super::*;
 
-    fn judged(code: RejectionCode, field: &str, alive: bool) -> Verdict {
-        judge(&Error::Rejected { code, field: field.to_owned(), message: String::new() }, alive)
+    const TTL: Duration = Duration::from_secs(60);
+
+    fn task(token: u64) -> Task {
+        let claim = Some(Claim { token, ..Claim::default() });
+        Task { id: "t".to_owned(), claim, ..Task::default() }
     }
 
-    #[test]
-    fn a_failed_claim_is_judged_by_what_it_names() {
-        use RejectionCode::{FailedPrecondition, InvalidArgument, NotFound};
-        assert_eq!(judged(NotFound, "request.session_id", true), Verdict::SessionLost);
-        assert_eq!(judged(NotFound, "session_id", true), Verdict::SessionLost);
-        assert_eq!(judged(FailedPrecondition, "session_id", true), Verdict::Register);
-        assert_eq!(judged(NotFound, "agent_id", true), Verdict::Removed);
-        assert_eq!(judged(NotFound, "agent_id", false), Verdict::Again, "its session went first");
-        // Reported unavailable by somebody: registering would override that.
-        assert_eq!(judged(FailedPrecondition, "agent_id", true), Verdict::Again);
-        assert_eq!(judged(InvalidArgument, "max_tasks", true), Verdict::Again);
-        assert_eq!(judge(&Error::OutcomeUnknown { message: String::new() }, true), Verdict::Again);
+    fn revoked(token: u64, grace_ms: u64) -> Event {
+        Event::Revoked(HeldAttemptGone { task_id: "t".to_owned(), token, grace_ms, reason: "not wanted".to_owned() })
+    }
+
+    /// What the handlers heard before the session was lost, after as many of them as there should be.
+    async fn heard(script: Vec<Event>, handlers: usize) -> Vec<(u64, Option<String>, Duration)> {
+        let session = Session::alone(TTL, Instant::now());
+        let worker = Worker::builder(session.client().clone()).capacity(4).build();
+        let (order, _opened) = scripted(script.into_iter().map(Ok).collect(), false);
+        let mut stretch = Stretch::ordering(&worker, session.clone(), order);
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let handler = move |job: Job| {
+            let tell = tell.clone();
+            async move {
+                job.cancelled().await;
+                tell.send((job.token(), job.cancel_reason(), job.grace_left())).unwrap();
+                Done::Cancelled
+            }
+        };
+        let mut report = WorkerReport::default();
+        let never = std::pin::pin!(std::future::pending());
+        let mut heard = Vec::new();
+        let listening = async {
+            while heard.len() < handlers {
+                heard.push(told.recv().await.unwrap());
+            }
+            session.lost();
+        };
+        let (over, ()) =
+            timeout(TTL, async { tokio::join!(stretch.work(&handler, never, &mut report), listening) }).await.unwrap();
+        assert_eq!(over, Over::SessionLost);
+        assert_eq!(report.fenced, handlers as u64, "{report:?}");
+        assert!(told.try_recv().is_err(), "more handlers ran");
+        heard
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_again_runs_once_and_a_revocation_reaches_it() {
+        let assigned = || Event::Assigned(task(5));
+        let script = vec![assigned(), Event::Standing(true), assigned(), revoked(4, 0), revoked(5, 60_000)];
+        let heard = heard(script, 1).await;
+        assert_eq!((heard[0].0, heard[0].1.as_deref()), (5, Some("not wanted")));
+        assert!(heard[0].2 > TTL / 2, "the grace is {:?}", heard[0].2);
+    }
+
+    #[tokio::test]
+    async fn another_grant_of_a_task_runs_beside_a_fenced_one() {
+        let assigned = |token| Event::Assigned(task(token));
+        let heard = heard(vec![assigned(5), revoked(5, 0), assigned(6), revoked(6, 0)], 2).await;
+        let mut tokens: Vec<u64> = heard.iter().map(|(token, ..)| *token).collect();
+        tokens.sort_unstable();
+        assert_eq!(tokens, [5, 6]);
+        assert!(heard.iter().all(|(_, _, grace)| grace.is_zero()));
+    }
+
+    #[tokio::test]
+    async fn one_that_comes_with_a_cancel_hears_it() {
+        let cancel = Some(CancelNotice { reason: "too late".to_owned(), ..CancelNotice::default() });
+        let heard = heard(vec![Event::Assigned(Task { cancel, ..task(5) })], 1).await;
+        assert_eq!(heard[0].1.as_deref(), Some("too late"));
+    }
+
+    #[tokio::test]
+    async fn a_drained_agent_leaves() {
+        let session = Session::alone(TTL, Instant::now());
+        let worker = Worker::builder(session.client().clone()).build();
+        let (order, _opened) = scripted(vec![Ok(Event::Draining(true))], true);
+        let mut report = WorkerReport::default();
+        let never = std::pin::pin!(std::future::pending());
+        let mut stretch = Stretch::ordering(&worker, session.clone(), order);
+        let never_runs = |_: Job| std::future::pending::<Done>();
+        let over = timeout(TTL, stretch.work(&never_runs, never, &mut report)).await.unwrap();
+        assert_eq!((over, report), (Over::Left, WorkerReport::default()));
+        assert!(!session.is_alive(), "closed");
     }
 }

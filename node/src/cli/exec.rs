@@ -18,8 +18,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(5);
+/// Between SIGTERM and SIGKILL, unless there is less time.
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 /// How long output may still come after the command itself has ended, from what it left running.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -56,8 +56,8 @@ pub(crate) struct Ran {
     pub(crate) stderr: Vec<u8>,
 }
 
-/// Runs it until it ends, prints too much, or `cancelled` resolves.
-pub(crate) async fn run(shell: Shell, cancelled: impl Future<Output = ()>) -> io::Result<Ran> {
+/// Runs it until it ends, prints too much, or `cancelled` resolves: with the time between SIGTERM and SIGKILL.
+pub(crate) async fn run(shell: Shell, cancelled: impl Future<Output = Duration>) -> io::Result<Ran> {
     let mut child = Command::new("sh")
         .arg("-c")
         .arg(&shell.command)
@@ -74,13 +74,13 @@ pub(crate) async fn run(shell: Shell, cancelled: impl Future<Output = ()>) -> io
     let overflow = Arc::clone(&stdout.overflow);
     let readers = [read(child.stdout.take(), &stdout), read(child.stderr.take(), &stderr)];
     let feeder = feed(child.stdin.take(), shell.input);
-    let end = tokio::select! {
-        status = child.wait() => End::Exited(status?),
-        () = overflow.notified() => End::TooMuchOutput,
-        () = cancelled => End::Cancelled,
+    let (end, grace) = tokio::select! {
+        status = child.wait() => (End::Exited(status?), GRACE),
+        () = overflow.notified() => (End::TooMuchOutput, GRACE),
+        grace = cancelled => (End::Cancelled, grace),
     };
     if !matches!(end, End::Exited(_)) {
-        stop(&mut child, &group).await?;
+        stop(&mut child, &group, grace).await?;
     }
     finish(readers, &group).await;
     feeder.abort();
@@ -92,9 +92,9 @@ pub(crate) async fn run(shell: Shell, cancelled: impl Future<Output = ()>) -> io
 }
 
 /// SIGTERM to the group, then SIGKILL to whatever is left of it.
-async fn stop(child: &mut Child, group: &Group) -> io::Result<()> {
+async fn stop(child: &mut Child, group: &Group, grace: Duration) -> io::Result<()> {
     group.signal(Signal::TERM);
-    if let Ok(status) = timeout(GRACE, child.wait()).await {
+    if let Ok(status) = timeout(grace, child.wait()).await {
         status?;
     }
     group.signal(Signal::KILL);
@@ -222,6 +222,11 @@ mod tests {
         }
     }
 
+    async fn after(millis: u64, grace: Duration) -> Duration {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        grace
+    }
+
     async fn to_the_end(command: &str) -> Ran {
         run(shell(command), std::future::pending()).await.unwrap()
     }
@@ -255,7 +260,7 @@ mod tests {
     async fn a_cancelled_command_is_stopped_with_its_children() {
         let started = Instant::now();
         let long = Shell { max_stdout_bytes: 100, ..shell("sleep 60 & echo $!; wait") };
-        let ran = run(long, tokio::time::sleep(Duration::from_millis(300))).await.unwrap();
+        let ran = run(long, after(300, GRACE)).await.unwrap();
         assert!(matches!(ran.end, End::Cancelled));
         assert!(started.elapsed() < GRACE, "SIGTERM was enough");
         let child: i32 = String::from_utf8(ran.stdout).unwrap().trim().parse().unwrap();
@@ -264,6 +269,15 @@ mod tests {
             assert!(Instant::now() < deadline, "the child of the command still runs");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_listen_is_killed_when_its_grace_is_over() {
+        let started = Instant::now();
+        let deaf = shell("trap '' TERM; echo ready; while :; do sleep 0.1; done");
+        let ran = run(deaf, after(300, Duration::from_millis(200))).await.unwrap();
+        assert!(matches!(ran.end, End::Cancelled));
+        assert!(started.elapsed() < GRACE, "it had 200 ms");
     }
 
     #[tokio::test]

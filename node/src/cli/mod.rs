@@ -1,7 +1,7 @@
 //! The command line: what can be asked for, and where each command lives.
 //!
 //! ```text
-//!   agent task queue cluster   one noun a file: its flags, its calls, its tables
+//!   agent task dlq queue …     one noun a file: its flags, its calls, its tables
 //!   submit                     tasks from flags and files
 //!   worker, exec               a worker process, and one task of it as a process group
 //!   values, view, output       text in, messages to JSON, the only place that prints
@@ -12,11 +12,21 @@
 //! Deliberately absent: prompts, colours, state between calls.
 
 mod agent;
+mod breaker;
+mod checkpoint;
 mod cluster;
+mod dlq;
 mod exec;
 mod exit;
+mod limit;
 mod output;
+mod project;
 mod queue;
+mod retry;
+mod route;
+mod schedule;
+mod share;
+mod stats;
 mod submit;
 mod task;
 mod values;
@@ -78,9 +88,39 @@ enum Command {
     /// Submit tasks, follow them, fetch their results
     #[command(subcommand)]
     Task(task::Command),
+    /// See tasks that failed for good; send them back or remove them
+    #[command(subcommand)]
+    Dlq(dlq::Command),
     /// See what waits
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Submit tasks by the clock
+    #[command(subcommand)]
+    Schedule(schedule::Command),
+    /// Say how many tasks may run at once, in total, by agent type and by key
+    #[command(subcommand)]
+    Limit(limit::Command),
+    /// Divide the turns among shares; choose the order of priorities
+    #[command(subcommand)]
+    Share(share::Command),
+    /// See and replace the routing table; ask what it would do with a text
+    #[command(subcommand)]
+    Route(route::Command),
+    /// See what is broken; open, close or tune a circuit breaker
+    #[command(subcommand)]
+    Breaker(breaker::Command),
+    /// List, define and delete named retry policies
+    #[command(subcommand)]
+    Retry(retry::Command),
+    /// See how far projects, epics and features are
+    #[command(subcommand)]
+    Project(project::Command),
+    /// See milestones that were reached
+    #[command(subcommand)]
+    Checkpoint(checkpoint::Command),
+    /// See how the work stood in the past
+    #[command(subcommand)]
+    Stats(stats::Command),
     /// Be an agent: run a shell command for every task
     #[command(after_help = worker::EXAMPLES)]
     Worker(Box<worker::WorkerArgs>),
@@ -143,6 +183,16 @@ async fn dispatch(cli: Cli, out: Out) -> Result<(), Failure> {
         Command::Cluster(command) => cluster::run(&Context::new(global, out)?, command).await,
         Command::Agent(command) => agent::run(&Context::new(global, out)?, command).await,
         Command::Task(command) => task::run(&Context::new(global, out)?, command).await,
+        Command::Dlq(command) => dlq::run(&Context::new(global, out)?, command).await,
+        Command::Schedule(command) => schedule::run(&Context::new(global, out)?, command).await,
+        Command::Limit(command) => limit::run(&Context::new(global, out)?, command).await,
+        Command::Share(command) => share::run(&Context::new(global, out)?, command).await,
+        Command::Route(command) => route::run(&Context::new(global, out)?, command).await,
+        Command::Breaker(command) => breaker::run(&Context::new(global, out)?, command).await,
+        Command::Retry(command) => retry::run(&Context::new(global, out)?, command).await,
+        Command::Project(command) => project::run(&Context::new(global, out)?, command).await,
+        Command::Checkpoint(command) => checkpoint::run(&Context::new(global, out)?, command).await,
+        Command::Stats(command) => stats::run(&Context::new(global, out)?, command).await,
         Command::Queue(command) => queue::run(&Context::new(global, out)?, command).await,
         Command::Worker(args) => worker::run(&Context::new(global, out)?, *args).await,
     }
@@ -187,7 +237,7 @@ mod tests {
     fn help_shows_exit_codes_and_examples() {
         let mut command = Cli::command();
         assert!(command.render_help().to_string().contains("outcome unknown"));
-        for path in [&["agent", "list"][..], &["task", "submit"], &["worker"]] {
+        for path in [&["agent", "list"][..], &["task", "submit"], &["task", "tree"], &["dlq", "list"], &["worker"]] {
             let mut command = Cli::command();
             let mut at = &mut command;
             for name in path {

@@ -69,7 +69,8 @@ pub(crate) fn permille(text: &str) -> Result<u32, String> {
 
 /// The status of a task.
 pub(crate) fn task_status(text: &str) -> Result<TaskStatus, String> {
-    const NAMES: &str = "pending, ready, blocked, in_progress, completed, failed, timed_out, cancelled";
+    const NAMES: &str =
+        "pending, ready, blocked, in_progress, reported, completed, skipped, failed, timed_out, cancelled";
     named(text, "TASK_STATUS_", NAMES, TaskStatus::from_str_name)
 }
 

@@ -2,16 +2,22 @@
 //!
 //! Conventions: enums as lower-case names (`in_progress`), shares as numbers from 0 to 1, times as integers in fields that end
 //! in `_ms`, payloads and results as JSON if they are JSON, else as text, else as `hex:…`; `null` where there is nothing.
+//! Owns: the conventions, agents and nodes. `task` holds what a task and its attempts look like, `queue` what waits and why.
 //! Deliberately absent: the way back. These views are for reading.
+
+mod queue;
+mod task;
 
 use std::fmt::Write as _;
 
 use quorate_client::v1::{
-    Agent, AgentStatus, Attempt, AttemptOutcome, Claim, ExecutionMode, FinishKind, KeyValue, NodeStatusResponse,
-    Orphan, RetryPolicy, SubmittedTask, Task, TaskSpec, TaskStatsResponse, TaskStatus, Unroutable, agent_event,
+    Agent, AgentStatus, AttemptOutcome, ExecutionMode, FinishKind, KeyValue, NodeStatusResponse, OnDependencyFailure,
+    TaskStatus, Unroutable, agent_event,
 };
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::queue::{counts, deadlock, reason, running, stats, submitted};
+pub(crate) use self::task::{attempt, job, spec_of, task};
 use super::values;
 
 /// `in_progress`, for example.
@@ -47,6 +53,12 @@ fn unroutable(value: i32) -> String {
     name(Unroutable::try_from(value).map(|known| known.as_str_name()).ok(), "UNROUTABLE_", value)
 }
 
+/// `block`, for example.
+pub(crate) fn on_dependency_failure(value: i32) -> String {
+    let known = OnDependencyFailure::try_from(value).map(|known| known.as_str_name()).ok();
+    name(known, "ON_DEPENDENCY_FAILURE_", value)
+}
+
 /// A node newer than this program may send a number that has no name here.
 fn name(known: Option<&str>, prefix: &str, value: i32) -> String {
     match known {
@@ -75,155 +87,8 @@ pub(crate) fn agent(agent: &Agent) -> Value {
         "updated_at_ms": time(agent.updated_at_ms),
         "revision": agent.revision,
         "forget_at_ms": time(agent.forget_at_ms),
+        "standing": agent.standing,
     })
-}
-
-/// A task; the fields of its specification stand beside the others.
-pub(crate) fn task(task: &Task) -> Value {
-    let mut view = task.spec.as_ref().map(spec).unwrap_or_default();
-    view.insert("id".into(), json!(task.id));
-    view.insert("status".into(), json!(task_status(task.status)));
-    view.insert("created_at_ms".into(), time(task.created_at_ms));
-    view.insert("updated_at_ms".into(), time(task.updated_at_ms));
-    view.insert("created_rev".into(), json!(task.created_rev));
-    view.insert("finished_at_ms".into(), time(task.finished_at_ms));
-    view.insert("attempts".into(), json!(task.attempts));
-    view.insert("failures".into(), json!(task.failures));
-    view.insert("claim".into(), task.claim.as_ref().map_or(Value::Null, claim));
-    view.insert("ready_at_ms".into(), time(task.ready_at_ms));
-    view.insert("result".into(), bytes(&task.result));
-    view.insert("error".into(), json!(task.error));
-    Value::Object(view)
-}
-
-fn spec(spec: &TaskSpec) -> Map<String, Value> {
-    let view = json!({
-        "title": spec.title,
-        "description": spec.description,
-        "payload": bytes(&spec.payload),
-        "required_capabilities": spec.required_capabilities,
-        "agent_id": spec.agent_id,
-        "priority": spec.priority,
-        "dependencies": spec.dependencies,
-        "retry": spec.retry.as_ref().map(retry),
-        "attempt_timeout_ms": spec.attempt_timeout_ms,
-        "not_before_ms": time(spec.not_before_ms),
-        "unroutable": unroutable(spec.unroutable),
-        "project": spec.project,
-        "epic": spec.epic,
-        "feature": spec.feature,
-        "estimated_minutes": spec.estimated_minutes,
-        "labels": pairs(&spec.labels),
-        "idempotency_key": spec.idempotency_key,
-    });
-    match view {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    }
-}
-
-fn retry(retry: &RetryPolicy) -> Value {
-    json!({
-        "max_retries": retry.max_retries,
-        "base_ms": retry.base_ms,
-        "cap_ms": retry.cap_ms,
-        "jitter": share(retry.jitter_permille),
-    })
-}
-
-fn claim(claim: &Claim) -> Value {
-    json!({
-        "agent_id": claim.agent_id,
-        "session_id": claim.session_id,
-        "token": claim.token,
-        "attempt": claim.attempt,
-        "claimed_at_ms": time(claim.claimed_at_ms),
-        "deadline_ms": time(claim.deadline_ms),
-    })
-}
-
-/// What a program that works on a task gets on its stdin.
-pub(crate) fn job(task: &Task) -> Value {
-    let spec = task.spec.clone().unwrap_or_default();
-    json!({
-        "id": task.id,
-        "title": spec.title,
-        "description": spec.description,
-        "payload": bytes(&spec.payload),
-        "labels": pairs(&spec.labels),
-        "attempt": task.claim.as_ref().map(|claim| claim.attempt),
-        "token": task.claim.as_ref().map(|claim| claim.token),
-        "required_capabilities": spec.required_capabilities,
-        "dependencies": spec.dependencies,
-    })
-}
-
-/// An attempt.
-pub(crate) fn attempt(attempt: &Attempt) -> Value {
-    json!({
-        "task_id": attempt.task_id,
-        "number": attempt.number,
-        "agent_id": attempt.agent_id,
-        "agent_type": attempt.agent_type,
-        "session_id": attempt.session_id,
-        "token": attempt.token,
-        "outcome": attempt_outcome(attempt.outcome),
-        "started_at_ms": time(attempt.started_at_ms),
-        "ended_at_ms": time(attempt.ended_at_ms),
-        "exit_code": attempt.exit_code,
-        "stdout": text(&attempt.stdout),
-        "stderr": text(&attempt.stderr),
-        "error": attempt.error,
-        "orphan": attempt.orphan.as_ref().map(orphan),
-    })
-}
-
-fn orphan(orphan: &Orphan) -> Value {
-    json!({
-        "kind": finish_kind(orphan.kind),
-        "result": bytes(&orphan.result),
-        "error": orphan.error,
-        "received_at_ms": time(orphan.received_at_ms),
-    })
-}
-
-/// What a submission brought.
-pub(crate) fn submitted(task: &SubmittedTask) -> Value {
-    json!({ "task_id": task.task_id, "status": task_status(task.status), "existed": task.existed })
-}
-
-/// How many tasks stand where, in the order of a task's life.
-pub(crate) fn counts(stats: &TaskStatsResponse) -> [(&'static str, u64); 8] {
-    [
-        ("pending", stats.pending),
-        ("blocked", stats.blocked),
-        ("ready", stats.ready),
-        ("in_progress", stats.in_progress),
-        ("completed", stats.completed),
-        ("failed", stats.failed),
-        ("timed_out", stats.timed_out),
-        ("cancelled", stats.cancelled),
-    ]
-}
-
-/// The queue.
-pub(crate) fn stats(stats: &TaskStatsResponse) -> Value {
-    let counts: Map<String, Value> =
-        counts(stats).into_iter().map(|(status, count)| (status.to_owned(), json!(count))).collect();
-    let queues: Vec<Value> = stats
-        .queues
-        .iter()
-        .map(|queue| {
-            json!({
-                "required_capabilities": queue.required_capabilities,
-                "agent_id": queue.agent_id,
-                "ready": queue.ready,
-                "highest_priority": queue.highest_priority,
-                "oldest_created_at_ms": time(queue.oldest_created_at_ms),
-            })
-        })
-        .collect();
-    json!({ "counts": counts, "queues": queues, "rev": stats.rev })
 }
 
 /// One node.
@@ -311,6 +176,20 @@ fn pairs(pairs: &[KeyValue]) -> Value {
     Value::Object(pairs.iter().map(|pair| (pair.key.clone(), json!(pair.value))).collect())
 }
 
+/// `a=b, c=d`
+pub(crate) fn pairs_line(pairs: &[KeyValue]) -> String {
+    let pairs: Vec<String> = pairs.iter().map(|pair| format!("{}={}", pair.key, pair.value)).collect();
+    pairs.join(", ")
+}
+
+/// The fields of an object; none of anything else.
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,11 +204,12 @@ mod tests {
         assert_eq!(attempt_outcome(AttemptOutcome::Lost as i32), "lost");
         assert_eq!(event_kind(agent_event::Kind::Gone as i32), "gone");
         assert_eq!(finish_kind(FinishKind::FailedPermanently as i32), "failed_permanently");
+        assert_eq!(on_dependency_failure(OnDependencyFailure::Cascade as i32), "cascade");
     }
 
     #[test]
     fn names_read_back() {
-        for status in 1..=8 {
+        for status in 1..=10 {
             assert_eq!(values::task_status(&task_status(status)).map(|status| status as i32), Ok(status));
         }
         for status in 1..=5 {
@@ -349,23 +229,6 @@ mod tests {
         assert_eq!(bytes_line(b"\"quoted\""), "quoted");
         assert_eq!(bytes_line(b"null"), "null");
         assert_eq!(bytes_line(b""), "");
-    }
-
-    #[test]
-    fn a_task_shows_its_specification_and_its_state() {
-        let task = Task {
-            id: "t1".into(),
-            spec: Some(TaskSpec { title: "work".into(), priority: Some(7), ..Default::default() }),
-            status: TaskStatus::Ready as i32,
-            ..Default::default()
-        };
-        let view = super::task(&task);
-        assert_eq!(view["id"], "t1");
-        assert_eq!(view["title"], "work");
-        assert_eq!(view["priority"], 7);
-        assert_eq!(view["status"], "ready");
-        assert_eq!(view["finished_at_ms"], Value::Null);
-        assert_eq!(job(&task)["payload"], Value::Null);
     }
 
     #[test]

@@ -1,40 +1,59 @@
 //! `quorate worker`: an agent that runs a shell command for every task.
 //!
 //! The client library does the work of being an agent (session, claims, retries, finishing); this file says what one task
-//! is: a process group, its stdin, and what its exit code means.
+//! is: a process group, its stdin, its environment. `judge` says what its end means, `evidence` what it has to show.
 //! Deliberately absent: sandboxing. The command runs as this user, with this environment.
 
-use std::process::ExitStatus;
+mod evidence;
+mod judge;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use quorate_client::v1::Task;
-use quorate_client::{Done, Job, Output, Worker, WorkerReport};
+use quorate_client::v1::KeyValue;
+use quorate_client::{Done, Job, Worker, WorkerReport};
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
-use super::exec::{self, End, Ran, Shell};
+use self::evidence::Evidence;
+use self::judge::Rules;
+use super::exec::{self, Shell};
 use super::exit::Failure;
 use super::output::{Out, facts, short, took};
-use super::{Context, values, view};
+use super::{Context, submit, values, view};
 
 /// Shown under `quorate worker --help`.
 pub(crate) const EXAMPLES: &str = r#"THE COMMAND:
   runs as `sh -c CMD`, in a process group of its own, once for every attempt.
   stdin        the task as JSON: id, title, description, payload, labels, attempt, token,
-               required_capabilities, dependencies
-  environment  QUORATE_TASK_ID, QUORATE_ATTEMPT, QUORATE_TOKEN, QUORATE_ENDPOINTS
+               required_capabilities, dependencies, parent_id, evidence, feedback, review_of
+  environment  QUORATE_TASK_ID, QUORATE_ATTEMPT, QUORATE_TOKEN, QUORATE_ENDPOINTS,
+               QUORATE_FEEDBACK   what the last reviewer wants changed, or empty
+               QUORATE_REVIEW_OF  the task that this one reviews, or empty
+               QUORATE_EVIDENCE   a file to write evidence to (below)
   stdout       the result, at most 1 MiB
   stderr       the last 64 KiB are kept with the attempt
   exit code    0   completed
                75  released: somebody else may try at once, and no retry is counted
                65  failed for good: no retry
                any other, or a signal: failed, retried as the task's policy says
+               --error-class-of-exit says what kind of failure a code is
   If the task is cancelled, its time is up, or the lease is lost, the process group gets SIGTERM
-  and after 5 s SIGKILL. The worker hears of it within a third of the session's TTL.
+  and after 5 s SIGKILL, sooner if the task's grace is shorter. A cancel is then acknowledged.
+
+A REVIEW:
+  If QUORATE_REVIEW_OF is set, the command is to judge that task, as the exit code says:
+               0   accept; stdout is the comment
+               1   rework; stdout is what has to change
+  Any other means what it always does. `quorate task result "$QUORATE_REVIEW_OF"` shows the work.
+
+EVIDENCE:
+  Lines in the file $QUORATE_EVIDENCE, sent with a completed task:
+  artifact KIND URI [DIGEST [BYTES]]     something that was made, and where it is
+  check NAME EXIT_CODE                   a check that was run
 
 SIGNALS:
   SIGTERM or SIGINT once: take no more tasks, finish what runs, leave.
@@ -45,15 +64,17 @@ EXAMPLES:
       one task at a time
   quorate worker --capability rust --capability test --capacity 4 --exec 'jq -r .payload.crate | xargs cargo test -p'
       four at a time
+  quorate worker --capability fix --exec './fix.sh; make test; echo check test $? >> "$QUORATE_EVIDENCE"'
+      shows that the tests passed
+  quorate worker --capability ask --error-class-of-exit 69=connection,28=timeout --exec ./ask.sh
+      tells the retry policy and the breakers what went wrong
   QUORATE_ENDPOINTS=a:7401,b:7401,c:7401 quorate worker --id builder-1 --type builder --capability build --exec make
       a name of its own, on a cluster of three"#;
 
 const MAX_RESULT_BYTES: usize = 1024 * 1024;
 const MAX_TAIL_BYTES: usize = 64 * 1024;
-/// EX_TEMPFAIL of sysexits.h.
-const EXIT_RELEASED: i32 = 75;
-/// EX_DATAERR of sysexits.h.
-const EXIT_FAILED_PERMANENTLY: i32 = 65;
+/// One variable of an environment may have 128 KiB.
+const MAX_FEEDBACK_BYTES: usize = 64 * 1024;
 
 /// Flags of `quorate worker`.
 #[derive(Args)]
@@ -67,15 +88,21 @@ pub(crate) struct WorkerArgs {
     /// The agent's id; without it, a new one every time
     #[arg(long, value_name = "ID", visible_alias = "agent-id")]
     id: Option<String>,
-    /// The agent's type, for people and for filters
+    /// The agent's type: tasks may ask for it
     #[arg(long = "type", value_name = "TYPE", visible_alias = "agent-type", default_value = "worker")]
     agent_type: String,
+    /// A note about it, which tasks may ask for; repeat for several
+    #[arg(long, value_name = "NAME=VALUE", value_parser = submit::pair)]
+    label: Vec<KeyValue>,
     /// How many tasks at once
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     capacity: u32,
     /// After this long without contact the cluster gives its tasks to others (1s to 1h)
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = session_ttl)]
     session_ttl: Duration,
+    /// What kind of failure an exit code is, such as 28=timeout or 69=connection; whatever else the code would mean
+    #[arg(long, value_name = "CODE=CLASS,..", value_delimiter = ',', value_parser = judge::class_of_exit)]
+    error_class_of_exit: Vec<(i32, String)>,
     /// No line for every task that begins or ends
     #[arg(long)]
     quiet: bool,
@@ -91,15 +118,19 @@ fn session_ttl(text: &str) -> Result<Duration, String> {
 pub(crate) async fn run(context: &Context, args: WorkerArgs) -> Result<(), Failure> {
     start_logging();
     let id = args.id.unwrap_or_else(|| format!("worker-{}", uuid::Uuid::new_v4().simple()));
-    let worker = Worker::builder(context.client.clone())
+    let mut worker = Worker::builder(context.client.clone())
         .agent_id(&id)
         .agent_type(&args.agent_type)
         .capabilities(&args.capability)
         .capacity(args.capacity)
-        .session_ttl(args.session_ttl)
-        .build();
+        .session_ttl(args.session_ttl);
+    for label in args.label {
+        worker = worker.metadata(label.key, label.value);
+    }
+    let worker = worker.build();
     let crew = Arc::new(Crew {
         command: args.exec,
+        classes: args.error_class_of_exit,
         endpoints: context.endpoints.join(","),
         out: context.out,
         quiet: args.quiet,
@@ -134,6 +165,7 @@ fn show(out: Out, id: &str, report: &WorkerReport) -> Result<(), Failure> {
         ("completed", report.completed),
         ("failed", report.failed),
         ("released", report.released),
+        ("cancelled", report.cancelled),
         ("fenced", report.fenced),
         ("sessions_lost", report.sessions_lost),
     ];
@@ -183,6 +215,7 @@ impl Signals {
 /// What all tasks of this worker share.
 struct Crew {
     command: String,
+    classes: Vec<(i32, String)>,
     endpoints: String,
     out: Out,
     quiet: bool,
@@ -195,22 +228,47 @@ impl Crew {
         let (attempt, token) = task.claim.as_ref().map_or((0, 0), |claim| (claim.attempt, claim.token));
         let title = task.spec.as_ref().map_or("", |spec| spec.title.as_str());
         self.log(&format!("task {} started (attempt {attempt}, token {token}): {}", task.id, short(title, 80)));
-        let (done, how) = match exec::run(self.shell(task, attempt, token), job.cancelled()).await {
-            Ok(ran) => judge(ran),
-            Err(error) => failed(format!("sh could not be run: {error}"), Output::default()),
-        };
+        let (done, how) = self.attempt(&job, attempt).await;
         self.log(&format!("task {} {how} after {}", task.id, took(started.elapsed())));
         done
     }
 
-    fn shell(&self, task: &Task, attempt: u32, token: u64) -> Shell {
+    async fn attempt(&self, job: &Job, attempt: u32) -> (Done, String) {
+        let evidence = match Evidence::begin() {
+            Ok(evidence) => evidence,
+            Err(error) => return judge::failed(format!("no file for evidence: {error}")),
+        };
+        let cancelled = async {
+            job.cancelled().await;
+            time_to_stop(job.grace_left())
+        };
+        let ran = match exec::run(self.shell(job, attempt, &evidence), cancelled).await {
+            Ok(ran) => ran,
+            Err(error) => return judge::failed(format!("sh could not be run: {error}")),
+        };
+        let rules = Rules { is_review: job.is_review(), classes: &self.classes, reason: job.cancel_reason() };
+        match rules.judge(ran) {
+            (done @ Done::Completed { .. }, how) => match evidence.shown().await {
+                Ok(shown) => (shown.beside(done), how),
+                Err(error) => judge::failed_permanently(error),
+            },
+            other => other,
+        }
+    }
+
+    fn shell(&self, job: &Job, attempt: u32, evidence: &Evidence) -> Shell {
+        let task = &job.task;
         Shell {
             command: self.command.clone(),
             env: vec![
                 ("QUORATE_TASK_ID", task.id.clone()),
                 ("QUORATE_ATTEMPT", attempt.to_string()),
-                ("QUORATE_TOKEN", token.to_string()),
+                ("QUORATE_TOKEN", job.token().to_string()),
                 ("QUORATE_ENDPOINTS", self.endpoints.clone()),
+                ("QUORATE_FEEDBACK", variable(job.feedback())),
+                // Set even if empty: this worker may itself run inside a review.
+                ("QUORATE_REVIEW_OF", task.review_of.clone()),
+                ("QUORATE_EVIDENCE", evidence.path()),
             ],
             input: view::job(task).to_string().into_bytes(),
             max_stdout_bytes: MAX_RESULT_BYTES,
@@ -225,110 +283,38 @@ impl Crew {
     }
 }
 
-/// What the end of a command means for its task, and the words for it.
-fn judge(ran: Ran) -> (Done, String) {
-    let error_line = last_line(&ran.stderr);
-    let status = match ran.end {
-        // The task is not ours any more, so this changes nothing; it says at least that nothing came of it.
-        End::Cancelled => return (Done::Released, "cancelled".into()),
-        End::TooMuchOutput => {
-            let error = format!("stdout is more than {MAX_RESULT_BYTES} bytes, the most that a result may have");
-            return failed_permanently(error, output(None, &ran.stdout, ran.stderr));
-        }
-        End::Exited(status) => status,
-    };
-    match status.code() {
-        Some(0) => {
-            // The result is the whole of stdout: no need to keep its tail beside it.
-            let output = output(Some(0), &[], ran.stderr);
-            (Done::Completed { result: ran.stdout.into(), output }, "completed".into())
-        }
-        Some(EXIT_RELEASED) => (Done::Released, format!("released ({})", reason(status, &error_line))),
-        code => {
-            let error = reason(status, &error_line);
-            let output = output(code, &ran.stdout, ran.stderr);
-            if code == Some(EXIT_FAILED_PERMANENTLY) {
-                failed_permanently(error, output)
-            } else {
-                failed(error, output)
-            }
-        }
-    }
+/// How long a command may take to stop: with a margin for saying so while that still counts.
+fn time_to_stop(grace_left: Duration) -> Duration {
+    // None left: it is fenced already, and nothing waits for it.
+    if grace_left.is_zero() { exec::GRACE } else { exec::GRACE.min(grace_left * 3 / 4) }
 }
 
-fn failed(error: String, output: Output) -> (Done, String) {
-    let how = format!("failed ({error})");
-    (Done::Failed { error, output }, how)
-}
-
-fn failed_permanently(error: String, output: Output) -> (Done, String) {
-    let how = format!("failed permanently ({error})");
-    (Done::FailedPermanently { error, output }, how)
-}
-
-fn output(exit_code: Option<i32>, stdout: &[u8], stderr: Vec<u8>) -> Output {
-    let tail = &stdout[stdout.len().saturating_sub(MAX_TAIL_BYTES)..];
-    Output { exit_code, stdout: tail.to_vec().into(), stderr: stderr.into() }
-}
-
-/// `exit code 3: cannot open the file`
-fn reason(status: ExitStatus, error_line: &str) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    let how = match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("killed by signal {signal}"),
-        (None, None) => "ended in an unknown way".into(),
-    };
-    if error_line.is_empty() { how } else { format!("{how}: {error_line}") }
-}
-
-/// The last line of stderr that says anything.
-fn last_line(stderr: &[u8]) -> String {
-    let text = String::from_utf8_lossy(stderr);
-    short(text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default(), 300)
+/// Free text as an environment variable can hold it.
+fn variable(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_FEEDBACK_BYTES)].replace('\0', " ")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt;
-
     use super::*;
-
-    fn ran(raw_status: i32) -> Ran {
-        Ran {
-            end: End::Exited(ExitStatus::from_raw(raw_status)),
-            stdout: b"out".to_vec(),
-            stderr: b"first\nlast\n\n".to_vec(),
-        }
-    }
-
-    #[test]
-    fn exit_codes_decide() {
-        assert!(matches!(judge(ran(0)).0, Done::Completed { result, .. } if result.as_ref() == b"out"));
-        assert!(matches!(judge(ran(75 << 8)).0, Done::Released));
-        assert!(matches!(judge(ran(65 << 8)).0, Done::FailedPermanently { .. }));
-        let (done, how) = judge(ran(3 << 8));
-        assert_eq!(how, "failed (exit code 3: last)");
-        let Done::Failed { error, output } = done else { panic!("it must be retried") };
-        assert_eq!((error.as_str(), output.exit_code), ("exit code 3: last", Some(3)));
-        assert_eq!(output.stdout.as_ref(), b"out");
-        let (done, how) = judge(ran(9));
-        assert!(matches!(done, Done::Failed { output, .. } if output.exit_code.is_none()));
-        assert_eq!(how, "failed (killed by signal 9: last)");
-    }
-
-    #[test]
-    fn too_much_output_is_never_retried() {
-        let (done, how) = judge(Ran { end: End::TooMuchOutput, ..ran(0) });
-        assert!(matches!(done, Done::FailedPermanently { .. }));
-        assert!(how.contains("1048576 bytes"), "{how}");
-        assert!(matches!(judge(Ran { end: End::Cancelled, ..ran(0) }).0, Done::Released));
-    }
 
     #[test]
     fn session_ttls_are_bounded() {
         assert_eq!(session_ttl("2s"), Ok(Duration::from_secs(2)));
         assert!(session_ttl("500ms").is_err());
         assert!(session_ttl("2h").is_err());
+    }
+
+    #[test]
+    fn a_command_stops_in_time_to_say_so() {
+        assert_eq!(time_to_stop(Duration::ZERO), exec::GRACE);
+        assert_eq!(time_to_stop(Duration::from_secs(60)), exec::GRACE);
+        assert_eq!(time_to_stop(Duration::from_secs(2)), Duration::from_millis(1_500));
+    }
+
+    #[test]
+    fn any_feedback_fits_into_the_environment() {
+        assert_eq!(variable("two\0words"), "two words");
+        assert_eq!(variable(&"ä".repeat(MAX_FEEDBACK_BYTES)).len(), MAX_FEEDBACK_BYTES);
     }
 }

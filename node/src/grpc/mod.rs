@@ -3,11 +3,17 @@
 //! Deliberately absent: writes to the state. [`status`] alone makes a [`tonic::Status`].
 
 mod agents;
+mod breakers;
 mod cluster;
+mod dispatch;
 mod peer;
+mod progress;
+mod retries;
+mod schedules;
 mod sessions;
 pub(crate) mod status;
 mod tasks;
+mod work;
 
 pub(crate) use cluster::{hand_over, term_of};
 
@@ -29,7 +35,12 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// Every service of a node.
 pub(crate) fn routes(core: &Arc<Core>) -> Routes {
     use quorate_proto::v1::agents_server::AgentsServer;
+    use quorate_proto::v1::breakers_server::BreakersServer;
     use quorate_proto::v1::cluster_server::ClusterServer;
+    use quorate_proto::v1::dispatch_server::DispatchServer;
+    use quorate_proto::v1::progress_server::ProgressServer;
+    use quorate_proto::v1::retries_server::RetriesServer;
+    use quorate_proto::v1::schedules_server::SchedulesServer;
     use quorate_proto::v1::sessions_server::SessionsServer;
     use quorate_proto::v1::tasks_server::TasksServer;
 
@@ -41,6 +52,15 @@ pub(crate) fn routes(core: &Arc<Core>) -> Routes {
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES * 4),
         )
+        .add_service(
+            SchedulesServer::new(door.clone())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES * 4),
+        )
+        .add_service(DispatchServer::new(door.clone()))
+        .add_service(BreakersServer::new(door.clone()))
+        .add_service(RetriesServer::new(door.clone()))
+        .add_service(ProgressServer::new(door.clone()))
         .add_service(ClusterServer::new(door))
         .add_service(peer::service(core.clone()))
 }
@@ -119,6 +139,6 @@ fn checked(result: Result<(), Error>) -> Result<(), Status> {
 }
 
 /// A fresh id, sortable by time.
-fn new_id(prefix: &str) -> String {
+pub(crate) fn new_id(prefix: &str) -> String {
     format!("{prefix}-{}", uuid::Uuid::now_v7().simple())
 }

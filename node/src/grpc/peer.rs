@@ -62,7 +62,7 @@ fn check_forwarded(command: Bytes) -> Result<(), Status> {
     use quorate_proto::log::command::Body;
     match quorate_proto::log::Command::decode(command) {
         Ok(command) => match command.body {
-            Some(Body::Tick(_) | Body::ExpireSession(_) | Body::DescribeCluster(_)) => {
+            Some(Body::Tick(_) | Body::ExpireSession(_) | Body::FireSchedule(_) | Body::DescribeCluster(_)) => {
                 Err(status::invalid("command", "only a leader says this, and only of itself"))
             }
             Some(_) => Ok(()),

@@ -79,7 +79,7 @@ fn kept(core: &Core, session_id: &str, ttl_ms: u64) -> KeepAliveResponse {
     core.replica.read(|view| KeepAliveResponse {
         ttl_ms,
         held: (view.rooms.tasks.held_by_session(session_id))
-            .map(|(task_id, token)| HeldAttempt { task_id: task_id.to_owned(), token })
+            .map(|(task_id, token, fence_at_ms)| HeldAttempt { task_id: task_id.to_owned(), token, fence_at_ms })
             .collect(),
         rev: view.head.rev,
     })

@@ -3,20 +3,26 @@
 use std::time::Duration;
 
 use futures::future::select_all;
+use futures::stream::BoxStream;
 use quorate_proto::log::{answer, command};
 use quorate_proto::v1::tasks_server::Tasks;
 use quorate_proto::v1::{
-    AgentStatus, CancelTaskRequest, CancelTaskResponse, ClaimTasksRequest, ClaimTasksResponse, FinishTaskRequest,
-    FinishTaskResponse, GetTaskRequest, GetTaskResponse, ListAttemptsRequest, ListAttemptsResponse, ListTasksRequest,
-    ListTasksResponse, RequestId, SubmitTasksRequest, SubmitTasksResponse, TaskStatsRequest, TaskStatsResponse,
+    AddDependenciesRequest, AddDependenciesResponse, AgentStatus, CancelTaskRequest, CancelTaskResponse,
+    ClaimTasksRequest, ClaimTasksResponse, Consistency, DecideTaskRequest, DecideTaskResponse, FinishTaskRequest,
+    FinishTaskResponse, GetTaskRequest, GetTaskResponse, ListAttemptsRequest, ListAttemptsResponse,
+    ListDeadlocksRequest, ListDeadlocksResponse, ListTasksRequest, ListTasksResponse, PurgeTasksRequest,
+    PurgeTasksResponse, RedriveTasksRequest, RedriveTasksResponse, RequestId, ResolveDeadlocksRequest,
+    ResolveDeadlocksResponse, SubmitTasksRequest, SubmitTasksResponse, TaskStatsRequest, TaskStatsResponse,
+    WhyTaskRequest, WhyTaskResponse, WorkEvent, WorkRequest,
 };
 use quorate_raft::error::Fatal;
 use quorate_raft::state::check_id;
 use quorate_raft::state::sessions::Recorded;
+use quorate_raft::state::tasks;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{Door, answered, checked, expect_arm, new_id, status};
+use super::{Door, answered, checked, expect_arm, new_id, status, work};
 use crate::core::Leadership;
 use crate::hub::RECHECK;
 
@@ -68,6 +74,85 @@ impl Tasks for Door {
         Ok(self.respond(expect_arm!(CancelTask, body)?))
     }
 
+    async fn decide(&self, request: Request<DecideTaskRequest>) -> Result<Response<DecideTaskResponse>, Status> {
+        let mut request = request.into_inner();
+        checked(check_id("task_id", &request.task_id))?;
+        let body = self.propose(request.request.take(), command::Body::DecideTask(request)).await?;
+        Ok(self.respond(expect_arm!(DecideTask, body)?))
+    }
+
+    async fn add_dependencies(
+        &self,
+        request: Request<AddDependenciesRequest>,
+    ) -> Result<Response<AddDependenciesResponse>, Status> {
+        let mut request = request.into_inner();
+        checked(check_id("task_id", &request.task_id))?;
+        let body = self.propose(request.request.take(), command::Body::AddDependencies(request)).await?;
+        Ok(self.respond(expect_arm!(AddDependencies, body)?))
+    }
+
+    async fn redrive(&self, request: Request<RedriveTasksRequest>) -> Result<Response<RedriveTasksResponse>, Status> {
+        let mut request = request.into_inner();
+        let body = self.propose(request.request.take(), command::Body::RedriveTasks(request)).await?;
+        Ok(self.respond(expect_arm!(RedriveTasks, body)?))
+    }
+
+    async fn purge(&self, request: Request<PurgeTasksRequest>) -> Result<Response<PurgeTasksResponse>, Status> {
+        let mut request = request.into_inner();
+        let body = self.propose(request.request.take(), command::Body::PurgeTasks(request)).await?;
+        Ok(self.respond(expect_arm!(PurgeTasks, body)?))
+    }
+
+    async fn deadlocks(
+        &self,
+        request: Request<ListDeadlocksRequest>,
+    ) -> Result<Response<ListDeadlocksResponse>, Status> {
+        let request = request.into_inner();
+        let response = self
+            .read(request.consistency(), |view| {
+                let deadlocks = view.rooms.tasks.deadlocks(view.rows)?;
+                Ok(ListDeadlocksResponse { deadlocks, rev: view.head.rev })
+            })
+            .await?;
+        Ok(self.respond(response))
+    }
+
+    async fn resolve_deadlocks(
+        &self,
+        request: Request<ResolveDeadlocksRequest>,
+    ) -> Result<Response<ResolveDeadlocksResponse>, Status> {
+        let mut request = request.into_inner();
+        let found = self.read(Consistency::Linearizable, |view| Ok(view.rooms.tasks.deadlocks(view.rows)?)).await?;
+        request.deadlocks = found;
+        let body = self.propose(request.request.take(), command::Body::ResolveDeadlocks(request)).await?;
+        Ok(self.respond(expect_arm!(ResolveDeadlocks, body)?))
+    }
+
+    async fn why(&self, request: Request<WhyTaskRequest>) -> Result<Response<WhyTaskResponse>, Status> {
+        let request = request.into_inner();
+        checked(check_id("task_id", &request.task_id))?;
+        let found = self
+            .read(request.consistency(), |view| {
+                let found = tasks::why(view.rooms, view.rows, view.head.now_ms, &request.task_id)?;
+                let rev = view.head.rev;
+                Ok(found.map(|(task, reasons)| WhyTaskResponse { status: task.status, reasons, rev }))
+            })
+            .await?;
+        found
+            .map(|response| self.respond(response))
+            .ok_or_else(|| Status::not_found(format!("no task {}", request.task_id)))
+    }
+
+    type WorkStream = BoxStream<'static, Result<WorkEvent, Status>>;
+
+    async fn work(&self, request: Request<WorkRequest>) -> Result<Response<Self::WorkStream>, Status> {
+        let request = request.into_inner();
+        checked(check_id("agent_id", &request.agent_id))?;
+        checked(check_id("session_id", &request.session_id))?;
+        let events = work::stand(self.clone(), request).await?;
+        Ok(self.respond(Box::pin(events) as Self::WorkStream))
+    }
+
     async fn get(&self, request: Request<GetTaskRequest>) -> Result<Response<GetTaskResponse>, Status> {
         let request = request.into_inner();
         checked(check_id("task_id", &request.task_id))?;
@@ -116,7 +201,11 @@ impl Tasks for Door {
         let request = request.into_inner();
         let response = self
             .read(request.consistency(), |view| {
-                Ok(TaskStatsResponse { rev: view.head.rev, ..view.rooms.tasks.stats() })
+                Ok(TaskStatsResponse {
+                    rev: view.head.rev,
+                    completed_unaided: view.rooms.progress.completed_unaided(),
+                    ..view.rooms.tasks.stats()
+                })
             })
             .await?;
         Ok(self.respond(response))
@@ -203,7 +292,7 @@ impl Door {
             Ok(match agent.status() {
                 AgentStatus::Draining if fits => Outlook::Draining { rev: view.head.rev },
                 AgentStatus::Available | AgentStatus::Busy if fits => {
-                    if view.rooms.tasks.claimable(&view.rooms.agents, &request.agent_id) {
+                    if tasks::claimable(view.rooms, view.head.now_ms, &request.agent_id) {
                         Outlook::Propose
                     } else {
                         Outlook::Wait(agent.capabilities.clone())

@@ -9,12 +9,13 @@
 //! Deliberately absent: tasks. Deregistering an agent that holds claims is `tasks::deregister_agent`.
 
 mod checked;
+mod standing;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_proto::v1::{
-    Agent, AgentFilter, AgentStatus, DrainAgentRequest, DrainAgentResponse, RegisterAgentRequest,
+    Agent, AgentFilter, AgentStatus, DrainAgentRequest, DrainAgentResponse, KeyValue, RegisterAgentRequest,
     RegisterAgentResponse, ReportAgentRequest, ReportAgentResponse,
 };
 
@@ -42,6 +43,7 @@ pub struct Agents {
     by_session: BTreeMap<String, BTreeSet<String>>,
     /// Idle agents without a session, by when their record goes.
     forget: BTreeSet<(u64, String)>,
+    standing: standing::Standing,
 }
 
 // An agent holds no floating-point number, so its equality is total; the generated type just does not say so.
@@ -96,13 +98,23 @@ impl Agents {
         self.offering(capabilities).any(|agent| can_be_asked(agent) && offers(agent, capabilities))
     }
 
+    /// Agents with a standing order and room that may offer all of these, the best first: the caller checks the rest.
+    pub fn standing_for<'a>(&'a self, capabilities: &[String]) -> impl Iterator<Item = &'a Agent> {
+        self.standing.offering(capabilities).filter_map(|id| self.all.get(id))
+    }
+
+    /// Whether some agent with a standing order has room.
+    pub fn has_standing(&self) -> bool {
+        !self.standing.is_empty()
+    }
+
     /// When a record is to be removed next.
     pub fn next_due_ms(&self) -> Option<u64> {
         self.forget.first().map(|(at_ms, _)| *at_ms)
     }
 
     /// The agents that offer the rarest of these; all of them if none is asked for.
-    fn offering<'a>(&'a self, capabilities: &[String]) -> Box<dyn Iterator<Item = &'a Agent> + 'a> {
+    pub(crate) fn offering<'a>(&'a self, capabilities: &[String]) -> Box<dyn Iterator<Item = &'a Agent> + 'a> {
         let rarest = capabilities
             .iter()
             .map(|capability| self.by_capability.get(capability))
@@ -129,6 +141,7 @@ impl Agents {
         if !agent.session_id.is_empty() {
             self.by_session.entry(agent.session_id.clone()).or_default().insert(agent.id.clone());
         }
+        self.standing.put(&agent);
         if forgettable(&agent) {
             self.forget.insert((agent.forget_at_ms, agent.id.clone()));
         }
@@ -149,6 +162,7 @@ impl Agents {
                 remove_from(&mut self.by_capability, capability, &agent.id);
             }
         }
+        self.standing.take_out(agent);
         remove_from(&mut self.by_status, &agent.status, &agent.id);
         remove_from(&mut self.by_session, &agent.session_id, &agent.id);
         self.forget.remove(&(agent.forget_at_ms, agent.id.clone()));
@@ -194,6 +208,9 @@ pub fn register(
             ..Agent::default()
         },
     };
+    if agent.session_id != req.session_id {
+        agent.standing = false;
+    }
     agent.session_id = req.session_id;
     agent.agent_type = req.agent_type;
     agent.capabilities = req.capabilities;
@@ -266,6 +283,23 @@ pub fn drain(
     Ok(DrainAgentResponse { remaining, rev: ctx.rev })
 }
 
+/// Work is pushed to the agent from now on, as it has room.
+pub fn stand(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, agent_id: &str, session_id: &str) -> Outcome<()> {
+    let agent = existing(&rooms.agents, agent_id)?;
+    if agent.session_id != session_id {
+        let message = format!("agent {agent_id:?} does not belong to session {session_id:?}; register it again");
+        return Err(precondition("session_id", message));
+    }
+    if !agent.standing {
+        let agent = Agent { standing: true, ..agent.clone() };
+        let agent = store(&mut rooms.agents, out, ctx, agent)?;
+        if is_available(&agent) {
+            out.effects.push(Effect::AgentReady { agent_id: agent.id });
+        }
+    }
+    Ok(())
+}
+
 /// Removes the record, if it is there. The caller has seen to its claims.
 pub fn remove(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, agent_id: &str) {
     if let Some(agent) = rooms.agents.take_out(agent_id) {
@@ -282,6 +316,7 @@ pub fn session_ended(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, sessio
             continue;
         };
         agent.session_id.clear();
+        agent.standing = false;
         if agent.status() == AgentStatus::Draining {
             if agent.load == 0 {
                 remove(rooms, out, ctx, &id);
@@ -385,6 +420,11 @@ pub fn matches(filter: &AgentFilter, agent: &Agent) -> bool {
 /// Whether an agent offers all of these.
 pub fn offers(agent: &Agent, capabilities: &[String]) -> bool {
     capabilities.iter().all(|capability| agent.capabilities.binary_search(capability).is_ok())
+}
+
+/// Whether an agent's metadata has all of these.
+pub fn has_labels(agent: &Agent, labels: &[KeyValue]) -> bool {
+    labels.iter().all(|label| agent.metadata.contains(label))
 }
 
 /// Whether an agent may yet be given work: it has a session and did not fail.

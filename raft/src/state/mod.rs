@@ -4,7 +4,8 @@
 //! rooms below it. There is no cycle:
 //!
 //! ```text
-//! sessions ──▶ tasks ──▶ agents        sessions ──▶ agents        cluster
+//! sessions ──▶ tasks ──▶ agents, breakers, dispatch, retries, progress        cluster
+//! schedules ──▶ tasks    breakers ──▶ agents    sessions ──▶ agents
 //! ```
 //!
 //! Deliberately absent: clocks, randomness, threads, `await`, configuration, floats, hash maps, RocksDB. Time and chance
@@ -16,7 +17,12 @@
 //! - **Indexes are derived.** After any sequence of commands they equal those rebuilt from a scan of the rows.
 
 pub mod agents;
+pub mod breakers;
 pub mod cluster;
+pub mod dispatch;
+pub mod progress;
+pub mod retries;
+pub mod schedules;
 pub mod sessions;
 pub mod tasks;
 
@@ -53,6 +59,16 @@ pub struct Rooms {
     pub agents: agents::Agents,
     /// Who does what.
     pub tasks: tasks::Tasks,
+    /// What is broken.
+    pub breakers: breakers::Breakers,
+    /// Who gets what.
+    pub dispatch: dispatch::Dispatch,
+    /// How often.
+    pub retries: retries::Retries,
+    /// What is due.
+    pub schedules: schedules::Schedules,
+    /// How far it is.
+    pub progress: progress::Progress,
 }
 
 impl Rooms {
@@ -62,12 +78,18 @@ impl Rooms {
             sessions: sessions::Sessions::rebuild(rows)?,
             agents: agents::Agents::rebuild(rows)?,
             tasks: tasks::Tasks::rebuild(rows)?,
+            breakers: breakers::Breakers::rebuild(rows)?,
+            dispatch: dispatch::Dispatch::rebuild(rows)?,
+            retries: retries::Retries::rebuild(rows)?,
+            schedules: schedules::Schedules::rebuild(rows)?,
+            progress: progress::Progress::rebuild(rows)?,
         })
     }
 
-    /// When something is due next, in milliseconds since 1970.
+    /// When something is due next, in milliseconds since 1970. Schedules are not among it: they need a calendar.
     pub fn next_due_ms(&self) -> Option<u64> {
-        [self.agents.next_due_ms(), self.tasks.next_due_ms()].into_iter().flatten().min()
+        let due = [self.agents.next_due_ms(), self.tasks.next_due_ms(), self.breakers.next_due_ms()];
+        due.into_iter().flatten().min()
     }
 }
 

@@ -14,6 +14,26 @@
 //! | DoneCount | `34` | status number | count (8 bytes, big endian) |
 //! | Dependent | `35` | task id, id of a task that waits for it | empty |
 //! | AgentAttempt | `36` | agent id, u64::MAX - token, task id | task id (UTF-8), NUL, attempt number (8 bytes) |
+//! | TaskBody | `37` | task id | `v1.TaskBody`: payload and description |
+//! | TaskResult | `38` | task id | result |
+//! | Aftermath | `39` | rev, position | kind (1 byte), task id (UTF-8), NUL, the last id that has heard (UTF-8) |
+//! | Child | `3a` | parent's task id, task id | empty |
+//! | DeadTask | `3b` | task id | empty: FAILED or TIMED_OUT |
+//! | Rollup | `3c` | project, epic, feature | `v1.StatusCounts` of ended tasks |
+//! | Checkpoint | `3d` | u64::MAX - rev, project, epic, feature, milestone | `v1.Checkpoint` |
+//! | Sample | `3e` | the minute's beginning (ms) | `v1.Sample` |
+//! | ProgressTotals | `3f` | — | `v1.Sample`: the minute being filled, with counts of ended tasks |
+//! | Limit | `50` | scope number, name | `v1.Limit` |
+//! | ShareWeight | `51` | share | `v1.ShareWeight` |
+//! | DispatchPolicy | `52` | — | `v1.DispatchPolicy` |
+//! | Routes | `53` | — | `v1.RoutingTable` |
+//! | SharePass | `54` | band, share | finish tag (16 bytes) |
+//! | BandPass | `55` | band | virtual time and finish tag (16 bytes each) |
+//! | Breaker | `60` | name | `v1.Breaker` |
+//! | BreakerDefaults | `61` | — | `v1.BreakerSettings` |
+//! | RetryProfile | `65` | name | `v1.RetryProfile` |
+//! | Schedule | `70` | schedule id | `v1.Schedule` |
+//! | ScheduleRun | `71` | schedule id, u64::MAX - rev | `v1.ScheduleRun` |
 //!
 //! Text is followed by one zero byte (ids hold none), numbers are 8 bytes big endian: byte order is key order.
 
@@ -34,6 +54,26 @@ pub enum Table {
     DoneCount = 0x34,
     Dependent = 0x35,
     AgentAttempt = 0x36,
+    TaskBody = 0x37,
+    TaskResult = 0x38,
+    Aftermath = 0x39,
+    Child = 0x3a,
+    DeadTask = 0x3b,
+    Rollup = 0x3c,
+    Checkpoint = 0x3d,
+    Sample = 0x3e,
+    ProgressTotals = 0x3f,
+    Limit = 0x50,
+    ShareWeight = 0x51,
+    DispatchPolicy = 0x52,
+    Routes = 0x53,
+    SharePass = 0x54,
+    BandPass = 0x55,
+    Breaker = 0x60,
+    BreakerDefaults = 0x61,
+    RetryProfile = 0x65,
+    Schedule = 0x70,
+    ScheduleRun = 0x71,
 }
 
 /// An encoded key, or the prefix of some.

@@ -7,7 +7,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use quorate_proto::v1::{Agent, Attempt, AttemptOutcome, Claim, FinishTaskRequest, Orphan, Task};
 
 use crate::error::Fatal;
-use crate::state::{Ctx, Out};
+use crate::state::breakers::{self, Verdict};
+use crate::state::retries::policy as retry;
+use crate::state::{Ctx, Out, Rooms, progress};
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows::{self, Rows};
 
@@ -15,6 +17,9 @@ use crate::storage::rows::{self, Rows};
 pub const MAX_OUTPUT_BYTES: usize = 64 * 1024;
 /// How much of an error message is kept: the beginning of it.
 pub const MAX_ERROR_BYTES: usize = 64 * 1024;
+
+/// The error class of a provider that asks for a pause: nobody's failure.
+pub(super) const RATE_LIMITED: &str = "rate_limited";
 
 /// How an attempt ended.
 #[derive(Debug, Default)]
@@ -24,11 +29,18 @@ pub(super) struct Ending {
     pub(super) stdout: Bytes,
     pub(super) stderr: Bytes,
     pub(super) error: String,
+    pub(super) error_class: String,
+    /// The worker said that it stopped.
+    pub(super) acknowledged: bool,
 }
 
 impl Ending {
     pub(super) fn of(outcome: AttemptOutcome, error: &str) -> Self {
         Ending { outcome, error: error.to_owned(), ..Ending::default() }
+    }
+
+    pub(super) fn classed(outcome: AttemptOutcome, error: &str, class: &str) -> Self {
+        Ending { error_class: class.to_owned(), ..Ending::of(outcome, error) }
     }
 }
 
@@ -62,17 +74,56 @@ pub(super) fn begin(out: &mut Out<'_, '_>, task_id: &str, agent: &Agent, claim: 
     out.txn.put_bytes(&agent_key(&agent.id).number(u64::MAX - claim.token).text(task_id), value.freeze());
 }
 
-/// Writes down how the attempt of this claim ended.
-pub(super) fn end(out: &mut Out<'_, '_>, ctx: &Ctx, task_id: &str, claim: &Claim, ending: Ending) -> Result<(), Fatal> {
-    let mut attempt = get(&*out.txn, task_id, claim.attempt)?;
+/// Writes down how the attempt of this claim ended, and lets the breakers that it ran under know.
+pub(super) fn end(
+    rooms: &mut Rooms,
+    out: &mut Out<'_, '_>,
+    ctx: &Ctx,
+    task: &Task,
+    claim: &Claim,
+    ending: Ending,
+) -> Result<(), Fatal> {
+    let mut attempt = get(&*out.txn, &task.id, claim.attempt)?;
+    feed_breakers(rooms, out, ctx, task, claim, &ending);
     attempt.outcome = ending.outcome as i32;
     attempt.ended_at_ms = ctx.now_ms;
     attempt.exit_code = ending.exit_code;
     attempt.stdout = tail(ending.stdout);
     attempt.stderr = tail(ending.stderr);
     attempt.error = ending.error;
-    out.txn.put(&key(task_id, claim.attempt), &attempt);
+    attempt.error_class = ending.error_class;
+    attempt.cancel_acknowledged = ending.acknowledged;
+    out.txn.put(&key(&task.id, claim.attempt), &attempt);
+    progress::attempt_ended(rooms, out, ctx);
     Ok(())
+}
+
+/// A failure that is the task's own fault (its class is final) says nothing about the agent or the provider.
+fn feed_breakers(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task: &Task, claim: &Claim, ending: &Ending) {
+    let own_fault = retry::is_final(&super::policy(task), &ending.error_class);
+    let verdict = match ending.outcome {
+        AttemptOutcome::Completed => Verdict::Success,
+        AttemptOutcome::Lost => Verdict::Lost { error: &ending.error },
+        AttemptOutcome::Failed if own_fault || ending.error_class == RATE_LIMITED => Verdict::Nothing,
+        AttemptOutcome::Failed | AttemptOutcome::TimedOut => {
+            Verdict::Failure { error: &ending.error, class: &ending.error_class }
+        }
+        _ => Verdict::Nothing,
+    };
+    // Nothing was ever said of any, and this says nothing against one.
+    if rooms.breakers.is_quiet() && matches!(verdict, Verdict::Success | Verdict::Nothing) {
+        return;
+    }
+    let uses = task.spec.iter().flat_map(|spec| &spec.uses).cloned();
+    for name in uses.chain([breakers::agent_breaker(&claim.agent_id)]) {
+        let probe = claim.probes.contains(&name).then_some(claim.token);
+        // A worker that dies is its own fault, not the provider's.
+        let verdict = match verdict {
+            Verdict::Lost { .. } if name != breakers::agent_breaker(&claim.agent_id) => Verdict::Nothing,
+            verdict => verdict,
+        };
+        breakers::record(&mut rooms.breakers, out, ctx, &name, verdict, probe);
+    }
 }
 
 /// Keeps a finish that came too late, for audit. The first one counts.

@@ -1,11 +1,18 @@
 //! Claims: the right to finish a task, given to one agent under one session until a deadline.
 
-use prost::Message;
-use quorate_proto::v1::{Agent, AgentStatus, Claim, ClaimTasksRequest, ClaimTasksResponse, Task};
+use std::sync::Arc;
+
+use quorate_proto::v1::{
+    Agent, AgentStatus, BandOrder, Claim, ClaimTasksRequest, ClaimTasksResponse, LimitScope, Task,
+};
 
 use super::moves::{self, Next};
-use super::{attempts, load_live};
+use super::needs::Needs;
+use super::queue::Order;
+use super::turns::Charge;
+use super::{attempts, body, corrupt, load_live};
 use crate::error::{Fatal, Outcome, exhausted, invalid, not_found, precondition};
+use crate::state::breakers::{self, Admission};
 use crate::state::{Ctx, Out, Rooms, agents, check_id};
 
 /// The most tasks one claim may take.
@@ -64,30 +71,113 @@ pub(super) fn grant(
     agent_id: &str,
     limit: u32,
 ) -> Result<Vec<Task>, Fatal> {
-    if limit == 0 {
-        return Ok(Vec::new());
-    }
-    let Rooms { agents, tasks, .. } = rooms;
-    let Some(agent) = agents.get(agent_id) else {
-        return Ok(Vec::new());
-    };
-    let held = tasks.by_session.get(&agent.session_id).map_or(0, |ids| ids.len());
-    let limit = (limit as usize).min(MAX_SESSION_CLAIMS.saturating_sub(held));
     let mut granted = Vec::new();
     let mut bytes = 0;
-    for id in tasks.queues.best(agent, limit) {
-        let mut task = load_live(&*out.txn, &id)?;
-        bytes += task.encoded_len();
+    while granted.len() < limit as usize {
+        let Some(picked) = pick(rooms, ctx, agent_id) else { break };
+        let task = load_live(&*out.txn, &picked.task_id)?;
+        bytes += body::weigh(&*out.txn, &task)?;
         if bytes > MAX_GRANTED_BYTES && !granted.is_empty() {
             break;
         }
-        task.attempts += 1;
-        let claim = claim_for(agent, &task, ctx);
-        attempts::begin(out, &task.id, agent, &claim);
-        moves::move_to(tasks, out, ctx, &mut task, Next::InProgress(claim))?;
-        granted.push(task);
+        let task = assign(rooms, out, ctx, agent_id, &picked, task)?;
+        granted.push(body::with_body(&*out.txn, task)?);
     }
     Ok(granted)
+}
+
+/// A task chosen for an agent.
+#[derive(Debug)]
+pub(super) struct Picked {
+    pub(super) task_id: Arc<str>,
+    pub(super) band: u8,
+}
+
+/// What stands between a ready task and an agent besides its needs: limits and breakers.
+pub(super) struct Gate<'a> {
+    pub(super) rooms: &'a Rooms,
+    pub(super) now_ms: u64,
+}
+
+impl Gate<'_> {
+    /// Whether anything may be started by this agent now.
+    pub(super) fn admits(&self, agent: &Agent) -> bool {
+        self.has_room(LimitScope::Total, "")
+            && self.has_room(LimitScope::AgentType, &agent.agent_type)
+            && session_room(self.rooms, &agent.session_id) > 0
+            && (self.rooms.breakers.is_quiet() || self.closed(&breakers::agent_breaker(&agent.id)))
+    }
+
+    /// Whether a task with these needs may be started now, by whomever.
+    pub(super) fn opens(&self, needs: &Needs) -> bool {
+        needs.keys.iter().all(|key| self.has_room(LimitScope::Key, key))
+            && needs.uses.iter().all(|name| self.closed(name))
+    }
+
+    pub(super) fn has_room(&self, scope: LimitScope, name: &str) -> bool {
+        let limit = self.rooms.dispatch.limit(scope, name);
+        limit.is_none_or(|limit| self.rooms.tasks.running.under(scope, name) < limit)
+    }
+
+    pub(super) fn closed(&self, breaker: &str) -> bool {
+        !matches!(self.rooms.breakers.admission(breaker, self.now_ms), Admission::No { .. })
+    }
+}
+
+/// How the heads of lines compare now.
+pub(super) fn order(rooms: &Rooms, now_ms: u64) -> Order<'_> {
+    Order { policy: rooms.dispatch.policy(), turns: &rooms.tasks.turns, now_ms }
+}
+
+/// The task that the agent takes next, if there is one that it may.
+pub(super) fn pick(rooms: &Rooms, ctx: &Ctx, agent_id: &str) -> Option<Picked> {
+    let agent = rooms.agents.get(agent_id)?;
+    let gate = Gate { rooms, now_ms: ctx.now_ms };
+    if !gate.admits(agent) {
+        return None;
+    }
+    let best = rooms.tasks.queues.best_for(agent, order(rooms, ctx.now_ms), |needs| gate.opens(needs))?;
+    Some(Picked { task_id: best.task_id(), band: best.band })
+}
+
+/// The one place where a claim begins: the attempt, the turn of its share, the probes of its breakers.
+pub(super) fn assign(
+    rooms: &mut Rooms,
+    out: &mut Out<'_, '_>,
+    ctx: &Ctx,
+    agent_id: &str,
+    picked: &Picked,
+    mut task: Task,
+) -> Result<Task, Fatal> {
+    let Some(agent) = rooms.agents.get(agent_id).cloned() else {
+        return Err(corrupt(&task.id, "was picked for an agent that does not exist"));
+    };
+    charge(rooms, out, &task, picked.band);
+    task.attempts += 1;
+    let mut claim = claim_for(&agent, &task, ctx);
+    if !rooms.breakers.is_quiet() {
+        let uses = task.spec.iter().flat_map(|spec| &spec.uses).cloned();
+        for name in uses.chain([breakers::agent_breaker(agent_id)]) {
+            if breakers::begin(&mut rooms.breakers, out, ctx, &name, &task.id, claim.token, claim.deadline_ms) {
+                claim.probes.push(name);
+            }
+        }
+    }
+    attempts::begin(out, &task.id, &agent, &claim);
+    moves::move_to(rooms, out, ctx, &mut task, Next::InProgress(claim))?;
+    Ok(task)
+}
+
+fn charge(rooms: &mut Rooms, out: &mut Out<'_, '_>, task: &Task, band: u8) {
+    let Some(spec) = &task.spec else { return };
+    let cost = spec.cost.max(1);
+    if rooms.tasks.queues.many_shares() {
+        let weight = rooms.dispatch.weight(&spec.share);
+        rooms.tasks.turns.charge_share(out, Charge { band, share: &spec.share, cost, weight });
+    }
+    if rooms.dispatch.policy().order() == BandOrder::Weighted {
+        rooms.tasks.turns.charge_band(out, band, cost);
+    }
 }
 
 fn claim_for(agent: &Agent, task: &Task, ctx: &Ctx) -> Claim {
@@ -99,6 +189,8 @@ fn claim_for(agent: &Agent, task: &Task, ctx: &Ctx) -> Claim {
         attempt: task.attempts,
         claimed_at_ms: ctx.now_ms,
         deadline_ms: ctx.now_ms.saturating_add(timeout_ms),
+        agent_type: agent.agent_type.clone(),
+        probes: Vec::new(),
     }
 }
 

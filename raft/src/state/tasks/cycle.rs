@@ -1,60 +1,54 @@
-//! Cycles: whether tasks of one request wait for each other in a circle.
+//! Cycles: whether tasks wait for each other in a circle.
 //!
-//! A task may only wait for tasks that exist or come in its own request, so a new circle lies within the request.
+//! Walks without recursion: how deep it goes is the graph's choice.
 
 use std::collections::BTreeMap;
 
-/// The way from a start to here; with each task, what it waits for and was not followed yet.
-type Path<'a> = Vec<(&'a str, std::slice::Iter<'a, String>)>;
-
 #[derive(Clone, Copy, PartialEq)]
 enum Mark {
-    New,
     /// On the path that is being walked.
     Open,
     Done,
 }
 
-/// A circle, its first member repeated at the end; `edges` gives what each waits for. Ids outside it are no edge.
-///
-/// Walks without recursion: how deep it goes is the request's choice.
-pub(super) fn find(edges: &BTreeMap<&str, &[String]>) -> Option<Vec<String>> {
-    let mut marks: BTreeMap<&str, Mark> = edges.keys().map(|id| (*id, Mark::New)).collect();
-    for start in edges.keys().copied() {
-        if marks.get(start) != Some(&Mark::New) {
+/// A circle that can be reached from one of the starts, its first member repeated at the end; `waits_for` gives what
+/// each task waits for.
+pub(super) fn find<'a>(
+    starts: impl Iterator<Item = &'a str>,
+    waits_for: impl Fn(&str) -> Vec<String>,
+) -> Option<Vec<String>> {
+    let mut marks: BTreeMap<String, Mark> = BTreeMap::new();
+    for start in starts {
+        if marks.contains_key(start) {
             continue;
         }
-        let mut path: Path<'_> = Vec::new();
-        enter(start, edges, &mut marks, &mut path);
+        // With each task on the way, what it waits for and was not followed yet.
+        let mut path: Vec<(String, std::vec::IntoIter<String>)> =
+            vec![(start.to_owned(), waits_for(start).into_iter())];
+        marks.insert(start.to_owned(), Mark::Open);
         while let Some((id, rest)) = path.last_mut() {
             let Some(next) = rest.next() else {
-                marks.insert(*id, Mark::Done);
+                marks.insert(std::mem::take(id), Mark::Done);
                 path.pop();
                 continue;
             };
-            match marks.get(next.as_str()) {
-                Some(Mark::New) => enter(next, edges, &mut marks, &mut path),
+            match marks.get(&next) {
+                None => {
+                    marks.insert(next.clone(), Mark::Open);
+                    let further = waits_for(&next).into_iter();
+                    path.push((next, further));
+                }
                 Some(Mark::Open) => return Some(circle(&path, next)),
-                Some(Mark::Done) | None => {}
+                Some(Mark::Done) => {}
             }
         }
     }
     None
 }
 
-fn enter<'a>(
-    id: &'a str,
-    edges: &BTreeMap<&'a str, &'a [String]>,
-    marks: &mut BTreeMap<&'a str, Mark>,
-    path: &mut Path<'a>,
-) {
-    marks.insert(id, Mark::Open);
-    path.push((id, edges.get(id).copied().unwrap_or_default().iter()));
-}
-
-fn circle(path: &[(&str, std::slice::Iter<'_, String>)], end: &str) -> Vec<String> {
+fn circle(path: &[(String, std::vec::IntoIter<String>)], end: String) -> Vec<String> {
     let from = path.iter().position(|(id, _)| *id == end).unwrap_or_default();
-    path[from..].iter().map(|(id, _)| (*id).to_owned()).chain([end.to_owned()]).collect()
+    path[from..].iter().map(|(id, _)| id.clone()).chain([end.clone()]).collect()
 }
 
 #[cfg(test)]
@@ -62,10 +56,11 @@ mod tests {
     use super::*;
 
     fn found(edges: &[(&str, &[&str])]) -> Option<String> {
-        let owned: BTreeMap<&str, Vec<String>> =
-            edges.iter().map(|(id, to)| (*id, to.iter().map(|id| (*id).to_owned()).collect())).collect();
-        let borrowed = owned.iter().map(|(id, to)| (*id, to.as_slice())).collect();
-        find(&borrowed).map(|path| path.join(" -> "))
+        let waits_for = |id: &str| -> Vec<String> {
+            let own = edges.iter().find(|(from, _)| *from == id).map_or(&[][..], |(_, to)| to);
+            own.iter().map(|id| (*id).to_owned()).collect()
+        };
+        find(edges.iter().map(|(id, _)| *id), waits_for).map(|path| path.join(" -> "))
     }
 
     #[test]

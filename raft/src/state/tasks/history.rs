@@ -5,11 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use prost::Message;
 use quorate_proto::v1::{Attempt, ListAttemptsRequest, ListTasksRequest, Task, TaskStatus};
 
-use super::{Tasks, attempts, is_ended};
+use super::{Tasks, attempts, is_dead, is_ended, load};
 use crate::error::{Fatal, Outcome, invalid};
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows::Rows;
@@ -59,19 +58,12 @@ struct Part {
 }
 
 impl Tasks {
-    /// Tasks by id, and the next page's token. Payloads and results are left out.
+    /// Tasks by id, and the next page's token. Payloads, descriptions and results are left out.
     pub fn list(&self, rows: &dyn Rows, req: &ListTasksRequest) -> Outcome<(Vec<Task>, String)> {
-        let wants = |ended: bool| {
-            let statuses = &req.statuses;
-            statuses.is_empty()
-                || statuses.iter().any(|s| is_ended(TaskStatus::try_from(*s).unwrap_or_default()) == ended)
-        };
-        let live = if wants(false) { part(rows, Table::LiveTask, req)? } else { Part::default() };
-        let done = if wants(true) { part(rows, Table::DoneTask, req)? } else { Part::default() };
+        let parts = sources(req).into_iter().map(|source| part(rows, source, req)).collect::<Result<Vec<_>, _>>()?;
         // Beyond the earlier cut, one of the tables was not looked at.
-        let horizon = [live.cut, done.cut].into_iter().flatten().min();
-        let mut found = live.found;
-        found.extend(done.found);
+        let horizon = parts.iter().filter_map(|part| part.cut.clone()).min();
+        let found: BTreeMap<String, Task> = parts.into_iter().flat_map(|part| part.found).collect();
         let mut tasks: Vec<Task> = (found.into_iter())
             .take_while(|(id, _)| horizon.as_ref().is_none_or(|horizon| id <= horizon))
             .map(|(_, task)| task)
@@ -121,28 +113,52 @@ impl Tasks {
     }
 }
 
-fn part(rows: &dyn Rows, table: Table, req: &ListTasksRequest) -> Result<Part, Fatal> {
-    let prefix = Key::table(table);
+/// Where tasks are looked for: in rows of tasks, or under an index of their ids.
+enum Source {
+    Rows(Key),
+    Ids(Key),
+}
+
+/// The smallest tables that hold everything that may match.
+fn sources(req: &ListTasksRequest) -> Vec<Source> {
+    if !req.parent_id.is_empty() {
+        return vec![Source::Ids(Key::table(Table::Child).text(&req.parent_id))];
+    }
+    let asked = || req.statuses.iter().map(|status| TaskStatus::try_from(*status).unwrap_or_default());
+    if !req.statuses.is_empty() && asked().all(is_dead) {
+        return vec![Source::Ids(Key::table(Table::DeadTask))];
+    }
+    let wants = |ended: bool| req.statuses.is_empty() || asked().any(|status| is_ended(status) == ended);
+    let live = wants(false).then(|| Source::Rows(Key::table(Table::LiveTask)));
+    let done = wants(true).then(|| Source::Rows(Key::table(Table::DoneTask)));
+    live.into_iter().chain(done).collect()
+}
+
+fn part(rows: &dyn Rows, source: Source, req: &ListTasksRequest) -> Result<Part, Fatal> {
+    let (Source::Rows(prefix) | Source::Ids(prefix)) = &source;
     let mut from = prefix.as_bytes().to_vec();
     if !req.page_token.is_empty() {
-        from = after(Key::table(table).text(&req.page_token).as_bytes());
+        from = after(prefix.clone().text(&req.page_token).as_bytes());
     }
     let mut budget = Budget::new(req.limit, MAX_EXAMINED / 2);
     let mut part = Part::default();
     let mut last = String::new();
-    rows.scan(&from, &prefix.prefix_end(), &mut |_, value| {
+    rows.scan(&from, &prefix.prefix_end(), &mut |key, value| {
         if budget.is_spent() {
             part.cut = Some(std::mem::take(&mut last));
             return Ok(false);
         }
         budget.rows -= 1;
-        let mut task = Task::decode(value)?;
+        let task = match &source {
+            Source::Rows(_) => Task::decode(value)?,
+            Source::Ids(prefix) => match load(rows, last_text(prefix, key)?)? {
+                Some(task) => task,
+                // Purged, while its parent stays.
+                None => return Ok(true),
+            },
+        };
         last.clone_from(&task.id);
         if task_matches(req, &task) {
-            task.result = Bytes::new();
-            if let Some(spec) = &mut task.spec {
-                spec.payload = Bytes::new();
-            }
             budget.take(task.encoded_len());
             part.found.insert(task.id.clone(), task);
         }
@@ -153,10 +169,15 @@ fn part(rows: &dyn Rows, table: Table, req: &ListTasksRequest) -> Result<Part, F
 
 fn task_matches(req: &ListTasksRequest, task: &Task) -> bool {
     let holder = task.claim.as_ref().map_or("", |claim| claim.agent_id.as_str());
-    let (pin, project) = task.spec.as_ref().map_or(("", ""), |spec| (spec.agent_id.as_str(), spec.project.as_str()));
+    let Some(spec) = &task.spec else { return false };
+    let pin = spec.agent_id.as_str();
+    let named = |wanted: &str, is: &str| wanted.is_empty() || wanted == is;
     (req.statuses.is_empty() || req.statuses.contains(&task.status))
         && (req.agent_id.is_empty() || req.agent_id == holder || req.agent_id == pin)
-        && (req.project.is_empty() || req.project == project)
+        && named(&req.project, &spec.project)
+        && named(&req.epic, &spec.epic)
+        && named(&req.feature, &spec.feature)
+        && named(&req.parent_id, &task.parent_id)
 }
 
 fn attempt_matches(req: &ListAttemptsRequest, attempt: &Attempt) -> bool {
@@ -165,6 +186,13 @@ fn attempt_matches(req: &ListAttemptsRequest, attempt: &Attempt) -> bool {
         && (req.outcome == 0 || req.outcome == attempt.outcome)
         && attempt.started_at_ms >= req.started_from_ms
         && (req.started_before_ms == 0 || attempt.started_at_ms < req.started_before_ms)
+}
+
+/// The id that ends a key.
+fn last_text<'k>(prefix: &Key, key: &'k [u8]) -> Result<&'k str, Fatal> {
+    let text = key.strip_prefix(prefix.as_bytes()).and_then(|rest| rest.strip_suffix(&[0_u8]));
+    text.and_then(|text| std::str::from_utf8(text).ok())
+        .ok_or_else(|| Fatal::Corrupt(format!("not a key that ends with an id: {key:?}")))
 }
 
 /// Where a page of attempts starts: its token is the last key the page before looked at.

@@ -1,12 +1,13 @@
 //! Moves: the one place where a task's status changes, together with its row, its place in memory and the counts.
 
 use bytes::Bytes;
-use quorate_proto::v1::{Claim, Task, TaskStatus};
+use quorate_proto::v1::{CancelNotice, Claim, Task, TaskStatus};
 
-use super::{Tasks, corrupt, count_key, dependent_key, done_key, is_ended, live_key, load_live};
+use super::aftermath::Kind;
+use super::{Tasks, corrupt, count_key, dead_key, dependent_key, done_key, is_dead, is_ended, live_key};
 use crate::effect::Effect;
 use crate::error::Fatal;
-use crate::state::{Ctx, Out, Rooms};
+use crate::state::{Ctx, Out, Rooms, progress};
 
 /// Where a task goes.
 #[derive(Debug)]
@@ -15,17 +16,22 @@ pub(super) enum Next {
         ready_at_ms: u64,
     },
     Ready,
+    /// Waits for these.
+    Blocked(Vec<String>),
     InProgress(Claim),
-    /// COMPLETED, FAILED, TIMED_OUT or CANCELLED.
+    Reported,
+    /// COMPLETED, FAILED, TIMED_OUT, CANCELLED or SKIPPED.
     Ended(TaskStatus),
 }
 
 impl Next {
-    fn status(&self) -> TaskStatus {
+    pub(super) fn status(&self) -> TaskStatus {
         match self {
             Next::Pending { .. } => TaskStatus::Pending,
             Next::Ready => TaskStatus::Ready,
+            Next::Blocked(_) => TaskStatus::Blocked,
             Next::InProgress(_) => TaskStatus::InProgress,
+            Next::Reported => TaskStatus::Reported,
             Next::Ended(status) => *status,
         }
     }
@@ -33,44 +39,41 @@ impl Next {
 
 /// Whether a task's status may change from one to another. `Unspecified` stands for "not there yet".
 pub fn may_move(from: TaskStatus, to: TaskStatus) -> bool {
-    use TaskStatus::{Blocked, Cancelled, Completed, Failed, InProgress, Pending, Ready, TimedOut, Unspecified};
+    use TaskStatus::{
+        Blocked, Cancelled, Completed, Failed, InProgress, Pending, Ready, Reported, Skipped, TimedOut, Unspecified,
+    };
     match from {
-        Unspecified => matches!(to, Pending | Ready | Blocked | Failed),
-        Pending => matches!(to, Ready | Cancelled),
-        Ready => matches!(to, InProgress | Cancelled),
-        Blocked => matches!(to, Pending | Ready | Cancelled),
-        InProgress => matches!(to, Pending | Ready | Completed | Failed | TimedOut | Cancelled),
-        Completed | Failed | TimedOut | Cancelled => false,
+        Unspecified => matches!(to, Pending | Ready | Blocked | Failed | Skipped),
+        Pending => matches!(to, Ready | Blocked | TimedOut | Cancelled),
+        Ready => matches!(to, InProgress | Blocked | TimedOut | Cancelled),
+        Blocked => matches!(to, Pending | Ready | Failed | Skipped | TimedOut | Cancelled),
+        InProgress => matches!(to, Pending | Ready | Reported | Completed | Failed | TimedOut | Cancelled),
+        Reported => matches!(to, Ready | Completed | Failed | TimedOut | Cancelled),
+        // Redriven.
+        Failed | TimedOut => matches!(to, Pending | Ready | Blocked),
+        Completed | Cancelled | Skipped => false,
     }
 }
 
-/// Stores a task that was not there before, with its first status set; `open` are the dependencies it waits for.
+/// Stores a task that was not there before.
 pub(super) fn create(
-    tasks: &mut Tasks,
+    rooms: &mut Rooms,
     out: &mut Out<'_, '_>,
     ctx: &Ctx,
-    mut task: Task,
-    open: &[String],
+    task: &mut Task,
+    next: Next,
 ) -> Result<(), Fatal> {
-    let to = task.status();
-    check(&task, TaskStatus::Unspecified, to)?;
+    check(task, TaskStatus::Unspecified, next.status())?;
     task.created_at_ms = ctx.now_ms;
     task.created_rev = ctx.rev;
-    if !is_ended(to)
-        && let Some(spec) = &task.spec
-    {
-        tasks.queues.admit(spec);
-    }
-    for dependency in open {
-        tasks.wait_for(dependency, &task.id);
-        out.txn.put_bytes(&dependent_key(dependency, &task.id), Bytes::new());
-    }
-    settle(tasks, out, ctx, &mut task)
+    task.clock_from_ms = ctx.now_ms;
+    super::body::put_aside(out, task);
+    enter(rooms, out, ctx, task, next, TaskStatus::Unspecified)
 }
 
-/// Moves a live task on. The caller has set what the move does not know: failures, error, result, attempts.
+/// Moves a task on. The caller has set what the move does not know: failures, error, attempts.
 pub(super) fn move_to(
-    tasks: &mut Tasks,
+    rooms: &mut Rooms,
     out: &mut Out<'_, '_>,
     ctx: &Ctx,
     task: &mut Task,
@@ -78,49 +81,60 @@ pub(super) fn move_to(
 ) -> Result<(), Fatal> {
     let (from, to) = (task.status(), next.status());
     check(task, from, to)?;
-    for dependency in tasks.unplace(task) {
+    for dependency in rooms.tasks.unplace(task) {
         out.txn.delete(&dependent_key(&dependency, &task.id));
     }
-    tasks.count_out(from);
-    task.ready_at_ms = 0;
-    task.claim = None;
-    match next {
-        Next::Pending { ready_at_ms } => task.ready_at_ms = ready_at_ms,
-        Next::InProgress(claim) => task.claim = Some(claim),
-        Next::Ready | Next::Ended(_) => {}
-    }
-    task.set_status(to);
-    if is_ended(to) {
+    rooms.tasks.count_out(from);
+    if is_ended(from) {
+        // Back to life.
+        out.txn.delete(&done_key(&task.id));
+        put_count(&rooms.tasks, out, from);
+        if is_dead(from) {
+            out.txn.delete(&dead_key(&task.id));
+        }
+        task.finished_at_ms = 0;
+        task.clock_from_ms = ctx.now_ms;
+    } else if is_ended(to) {
         out.txn.delete(&live_key(&task.id));
         if let Some(spec) = &task.spec {
-            tasks.queues.dismiss(spec);
+            rooms.tasks.queues.dismiss(spec);
         }
     }
-    settle(tasks, out, ctx, task)
+    if from == TaskStatus::InProgress && rooms.dispatch.has_limits() {
+        out.effects.push(Effect::LimitsChanged);
+    }
+    enter(rooms, out, ctx, task, next, from)
 }
 
-/// A dependency was completed: those that waited for nothing else may go. Gives how many became ready.
-pub(super) fn dependency_completed(
+/// Changes a live task without moving it; `change` may touch what its place depends on, but not its dependencies.
+pub(super) fn rewrite(
     rooms: &mut Rooms,
     out: &mut Out<'_, '_>,
     ctx: &Ctx,
-    task_id: &str,
-) -> Result<u32, Fatal> {
-    let tasks = &mut rooms.tasks;
-    let mut ready = 0;
-    for id in tasks.waiting.remove(task_id).unwrap_or_default() {
-        out.txn.delete(&dependent_key(task_id, &id));
-        let open = tasks.blocked.get_mut(&id).ok_or_else(|| corrupt(&id, "waits but is not blocked"))?;
-        *open = open.saturating_sub(1);
-        if *open > 0 {
-            continue;
-        }
-        let mut task = load_live(&*out.txn, &id)?;
-        let next = first_place(&task, ctx);
-        ready += u32::from(next.status() == TaskStatus::Ready);
-        move_to(tasks, out, ctx, &mut task, next)?;
+    task: &mut Task,
+    change: impl FnOnce(&mut Task),
+) -> Result<(), Fatal> {
+    if task.status() == TaskStatus::Blocked {
+        change(task);
+    } else {
+        rooms.tasks.unplace(task);
+        change(task);
+        rooms.tasks.place(task)?;
     }
-    Ok(ready)
+    task.updated_at_ms = ctx.now_ms;
+    out.txn.put(&live_key(&task.id), task);
+    Ok(())
+}
+
+/// The running attempt is asked to stop.
+pub(super) fn notify_cancel(
+    rooms: &mut Rooms,
+    out: &mut Out<'_, '_>,
+    ctx: &Ctx,
+    task: &mut Task,
+    notice: CancelNotice,
+) -> Result<(), Fatal> {
+    rewrite(rooms, out, ctx, task, |task| task.cancel = Some(notice))
 }
 
 /// Where a task that waits for no other begins.
@@ -131,21 +145,56 @@ pub(super) fn first_place(task: &Task, ctx: &Ctx) -> Next {
     }
 }
 
-/// Writes the row in the table of its status and enters the task in the place of its status.
-fn settle(tasks: &mut Tasks, out: &mut Out<'_, '_>, ctx: &Ctx, task: &mut Task) -> Result<(), Fatal> {
-    let status = task.status();
+/// Sets the status, writes the row in the table of that status and enters the task in its place.
+fn enter(
+    rooms: &mut Rooms,
+    out: &mut Out<'_, '_>,
+    ctx: &Ctx,
+    task: &mut Task,
+    next: Next,
+    from: TaskStatus,
+) -> Result<(), Fatal> {
+    let status = next.status();
+    task.ready_at_ms = 0;
+    task.ready_since_ms = 0;
+    task.claim = None;
+    task.cancel = None;
+    task.set_status(status);
     task.updated_at_ms = ctx.now_ms;
-    tasks.count_in(status);
-    if is_ended(status) {
-        task.finished_at_ms = ctx.now_ms;
-        out.txn.put(&done_key(&task.id), task);
-        let count = Bytes::copy_from_slice(&tasks.count_of(status).to_be_bytes());
-        out.txn.put_bytes(&count_key(status), count);
-        return Ok(());
+    match next {
+        Next::Pending { ready_at_ms } => task.ready_at_ms = ready_at_ms,
+        Next::Ready => task.ready_since_ms = ctx.now_ms,
+        Next::InProgress(claim) => task.claim = Some(claim),
+        Next::Blocked(open) => {
+            for dependency in open {
+                rooms.tasks.wait_for(&dependency, &task.id);
+                out.txn.put_bytes(&dependent_key(&dependency, &task.id), Bytes::new());
+            }
+        }
+        Next::Reported | Next::Ended(_) => {}
     }
+    rooms.tasks.count_in(status);
+    if is_ended(status) {
+        end(rooms, out, ctx, task);
+    } else {
+        live(rooms, out, task, from)?;
+    }
+    if let Some(spec) = &task.spec {
+        progress::moved(rooms, out, ctx, spec, from, status, task.touched);
+    }
+    Ok(())
+}
+
+fn live(rooms: &mut Rooms, out: &mut Out<'_, '_>, task: &mut Task, from: TaskStatus) -> Result<(), Fatal> {
+    task.expires_at_ms = expiry_ms(task);
     out.txn.put(&live_key(&task.id), task);
-    tasks.place(task)?;
-    if status == TaskStatus::Ready
+    if let Some(spec) = &task.spec
+        && (from == TaskStatus::Unspecified || is_ended(from))
+    {
+        rooms.tasks.queues.admit(spec);
+    }
+    rooms.tasks.place(task)?;
+    if task.status() == TaskStatus::Ready
         && let Some(spec) = &task.spec
     {
         out.effects.push(Effect::TaskReady {
@@ -154,6 +203,34 @@ fn settle(tasks: &mut Tasks, out: &mut Out<'_, '_>, ctx: &Ctx, task: &mut Task) 
         });
     }
     Ok(())
+}
+
+fn end(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task: &mut Task) {
+    let status = task.status();
+    task.expires_at_ms = 0;
+    task.finished_at_ms = ctx.now_ms;
+    out.txn.put(&done_key(&task.id), task);
+    put_count(&rooms.tasks, out, status);
+    if is_dead(status) {
+        out.txn.put_bytes(&dead_key(&task.id), Bytes::new());
+    }
+    if rooms.tasks.waiting.contains_key(task.id.as_str()) {
+        rooms.tasks.aftermath.add(ctx, Kind::Dependents, &task.id);
+    }
+}
+
+pub(super) fn put_count(tasks: &Tasks, out: &mut Out<'_, '_>, status: TaskStatus) {
+    let count = Bytes::copy_from_slice(&tasks.count_of(status).to_be_bytes());
+    out.txn.put_bytes(&count_key(status), count);
+}
+
+/// When a live task times out as a whole, or in the queue.
+fn expiry_ms(task: &Task) -> u64 {
+    let Some(spec) = &task.spec else { return 0 };
+    let whole = (spec.total_timeout_ms > 0).then(|| task.clock_from_ms.saturating_add(spec.total_timeout_ms));
+    let queued = (spec.queue_timeout_ms > 0 && task.status() == TaskStatus::Ready)
+        .then(|| task.ready_since_ms.saturating_add(spec.queue_timeout_ms));
+    [whole, queued].into_iter().flatten().min().unwrap_or(0)
 }
 
 /// An illegal move is a defect of this program, not of a request: going on would spread it.
@@ -170,33 +247,37 @@ mod tests {
 
     #[test]
     fn every_status_moves_where_the_table_says() {
-        // Rows: from; columns: to; both in the order of the status numbers, 0 to 8.
+        // Rows: from; letters: to; in the order of the status numbers, 0 to 10.
         let table = [
-            "-PRB-F--", // not there yet
-            "-.R----C", // PENDING
-            "-.-I---C", // READY
-            "-PR----C", // BLOCKED
-            "-PR-DFTC", // IN_PROGRESS
-            "--------", "--------", "--------", "--------",
+            "PRBFS",   // not there yet
+            "RBTC",    // PENDING
+            "IBTC",    // READY
+            "PRFSTC",  // BLOCKED
+            "PRUDFTC", // IN_PROGRESS
+            "",        // COMPLETED
+            "PRB",     // FAILED
+            "PRB",     // TIMED_OUT
+            "",        // CANCELLED
+            "RDFTC",   // REPORTED
+            "",        // SKIPPED
         ];
-        let allowed = |row: &str, to: TaskStatus| {
-            let letter = match to {
-                TaskStatus::Unspecified => return false,
-                TaskStatus::Pending => 'P',
-                TaskStatus::Ready => 'R',
-                TaskStatus::Blocked => 'B',
-                TaskStatus::InProgress => 'I',
-                TaskStatus::Completed => 'D',
-                TaskStatus::Failed => 'F',
-                TaskStatus::TimedOut => 'T',
-                TaskStatus::Cancelled => 'C',
-            };
-            row.contains(letter)
+        let letter = |to: TaskStatus| match to {
+            TaskStatus::Unspecified => '-',
+            TaskStatus::Pending => 'P',
+            TaskStatus::Ready => 'R',
+            TaskStatus::Blocked => 'B',
+            TaskStatus::InProgress => 'I',
+            TaskStatus::Completed => 'D',
+            TaskStatus::Failed => 'F',
+            TaskStatus::TimedOut => 'T',
+            TaskStatus::Cancelled => 'C',
+            TaskStatus::Reported => 'U',
+            TaskStatus::Skipped => 'S',
         };
         for (from, row) in table.into_iter().enumerate() {
             let from = TaskStatus::try_from(from as i32).expect("a status");
-            for to in (0..=8).map(|to| TaskStatus::try_from(to).expect("a status")) {
-                assert_eq!(may_move(from, to), allowed(row, to), "{from:?} to {to:?}");
+            for to in (0..=10).map(|to| TaskStatus::try_from(to).expect("a status")) {
+                assert_eq!(may_move(from, to), row.contains(letter(to)), "{from:?} to {to:?}");
             }
         }
     }

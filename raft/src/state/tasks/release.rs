@@ -1,48 +1,18 @@
-//! Releases: attempts that end without their worker's word, because someone cancelled the task, or because the
-//! session or the agent is gone.
+//! Releases: attempts that end without their worker's word, because the session or the agent is gone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quorate_proto::v1::{
-    AttemptOutcome, CancelTaskRequest, CancelTaskResponse, Claim, DeregisterAgentRequest, DeregisterAgentResponse,
-    Task, TaskStatus,
-};
+use quorate_proto::v1::{AttemptOutcome, Claim, DeregisterAgentRequest, DeregisterAgentResponse, Task, TaskStatus};
 
 use super::attempts::{self, Ending};
 use super::moves::{self, Next};
-use super::{corrupt, is_ended, load, load_live, retry, status_name};
-use crate::error::{Fatal, Outcome, not_found, precondition};
+use super::{corrupt, due, load_live, retry_allowed};
+use crate::error::{Fatal, Outcome, not_found};
 use crate::state::{Ctx, Out, Rooms, agents};
 
-/// Ends a live task, whatever it is doing.
-pub fn cancel(
-    rooms: &mut Rooms,
-    out: &mut Out<'_, '_>,
-    ctx: &Ctx,
-    req: CancelTaskRequest,
-) -> Outcome<CancelTaskResponse> {
-    let Some(mut task) = load(&*out.txn, &req.task_id)? else {
-        return Err(not_found("task_id", format!("no task {:?} exists", req.task_id)));
-    };
-    if is_ended(task.status()) {
-        let message = format!("task {:?} is {} already", task.id, status_name(task.status()));
-        return Err(precondition("task_id", message));
-    }
-    task.error = match req.reason.as_str() {
-        "" => "cancelled".to_owned(),
-        reason => attempts::clip(reason),
-    };
-    let claim = task.claim.clone();
-    if let Some(claim) = &claim {
-        attempts::end(out, ctx, &task.id, claim, Ending::of(AttemptOutcome::Cancelled, &task.error))?;
-    }
-    moves::move_to(&mut rooms.tasks, out, ctx, &mut task, Next::Ended(TaskStatus::Cancelled))?;
-    if let Some(claim) = &claim {
-        agents::give_back(rooms, out, ctx, &claim.agent_id, 1)?;
-    }
-    Ok(CancelTaskResponse { task: Some(task), rev: ctx.rev })
-}
+/// The error class of an attempt whose worker is gone.
+const LOST: &str = "lost";
 
 /// The session's attempts are lost: each counts as a failure, and what may be tried again is ready at once.
 pub fn session_ended(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, session_id: &str) -> Result<u64, Fatal> {
@@ -52,9 +22,14 @@ pub fn session_ended(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, sessio
     for id in &ids {
         let mut task = load_live(&*out.txn, id)?;
         let claim = running_claim(&task)?;
-        attempts::end(out, ctx, id, &claim, Ending::of(AttemptOutcome::Lost, "the worker's session ended"))?;
+        let ending = Ending::classed(AttemptOutcome::Lost, "the worker's session ended", LOST);
+        attempts::end(rooms, out, ctx, &task, &claim, ending)?;
         task.failures += 1;
-        let next = if retry::allowed(&task) {
+        task.error_class = LOST.to_owned();
+        let next = if let Some(notice) = &task.cancel {
+            task.error = notice.reason.clone();
+            Next::Ended(TaskStatus::Cancelled)
+        } else if retry_allowed(&task) {
             task.error = "lost with its worker's session".to_owned();
             Next::Ready
         } else {
@@ -62,7 +37,8 @@ pub fn session_ended(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, sessio
                 format!("lost with its worker's session; attempts that failed or were lost: {}", task.failures);
             Next::Ended(TaskStatus::Failed)
         };
-        moves::move_to(&mut rooms.tasks, out, ctx, &mut task, next)?;
+        due::revoke(out, &task, "the session ended");
+        moves::move_to(rooms, out, ctx, &mut task, next)?;
         *given_back.entry(claim.agent_id).or_default() += 1;
     }
     for (agent_id, count) in given_back {
@@ -86,8 +62,17 @@ pub fn deregister_agent(
     for id in &held {
         let mut task = load_live(&*out.txn, id)?;
         let claim = running_claim(&task)?;
-        attempts::end(out, ctx, id, &claim, Ending::of(AttemptOutcome::Released, "the agent was deregistered"))?;
-        moves::move_to(&mut rooms.tasks, out, ctx, &mut task, Next::Ready)?;
+        let ending = Ending::of(AttemptOutcome::Released, "the agent was deregistered");
+        attempts::end(rooms, out, ctx, &task, &claim, ending)?;
+        due::revoke(out, &task, "the agent was deregistered");
+        let next = match &task.cancel {
+            Some(notice) => {
+                task.error = notice.reason.clone();
+                Next::Ended(TaskStatus::Cancelled)
+            }
+            None => Next::Ready,
+        };
+        moves::move_to(rooms, out, ctx, &mut task, next)?;
     }
     let count = u32::try_from(held.len()).unwrap_or(u32::MAX);
     agents::give_back(rooms, out, ctx, &req.agent_id, count)?;

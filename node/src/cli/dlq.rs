@@ -1,0 +1,336 @@
+//! `quorate dlq`: dead letters, the tasks that failed for good or ran out of time.
+//!
+//! Deliberately absent: a place of their own. They are tasks like others, in the status failed or timed_out.
+
+use clap::{Args, Subcommand};
+use futures::future::join_all;
+use quorate_client::Error;
+use quorate_client::v1::{ListAttemptsRequest, ListTasksRequest, Task, TaskStatus};
+use serde_json::json;
+
+use super::exit::Failure;
+use super::output::{age, now_ms, or_dash, short, table};
+use super::task::{Pages, Paging, attempt_table, task_facts};
+use super::{Context, view};
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+  quorate dlq list --project shop
+      what failed, and with which error
+  quorate dlq show fix-7
+      one of them, with its attempts
+  quorate dlq redrive fix-7 fix-8
+      back to the queue, their failures forgotten
+  quorate dlq redrive --all --project shop
+      all of a project, once the cause is gone
+  quorate dlq purge --all --yes
+      removes all of them with what they left, but for those that others wait for; cannot be undone";
+
+/// The most that one command takes.
+const MOST_AT_ONCE: usize = 1_000;
+/// Calls at one time.
+const CALLS: usize = 32;
+const MOST_ATTEMPTS: u32 = 100;
+
+/// `quorate dlq …`
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// List dead letters, by id
+    #[command(after_help = EXAMPLES)]
+    List(ListArgs),
+    /// Show one dead letter and its attempts
+    #[command(after_help = EXAMPLES)]
+    Show {
+        /// The task
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Send dead letters back to the queue, their failures forgotten
+    #[command(after_help = EXAMPLES)]
+    Redrive(RedriveArgs),
+    /// Remove dead letters with their attempts and payloads; cannot be undone
+    #[command(after_help = EXAMPLES)]
+    Purge(PurgeArgs),
+}
+
+/// Flags of `quorate dlq list`.
+#[derive(Args)]
+pub(crate) struct ListArgs {
+    /// Only tasks of this project
+    #[arg(long, value_name = "NAME")]
+    project: Option<String>,
+    #[command(flatten)]
+    paging: Paging,
+}
+
+/// Flags of `quorate dlq redrive`.
+#[derive(Args)]
+pub(crate) struct RedriveArgs {
+    /// The tasks
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    ids: Vec<String>,
+    /// All dead letters
+    #[arg(long)]
+    all: bool,
+    /// With --all: only those of this project
+    #[arg(long, value_name = "NAME", requires = "all", conflicts_with = "ids")]
+    project: Option<String>,
+}
+
+/// Flags of `quorate dlq purge`.
+#[derive(Args)]
+pub(crate) struct PurgeArgs {
+    /// The tasks
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    ids: Vec<String>,
+    /// All dead letters; needs --yes
+    #[arg(long, requires = "yes")]
+    all: bool,
+    /// With --all: only those of this project
+    #[arg(long, value_name = "NAME", requires = "all")]
+    project: Option<String>,
+    /// With --all: yes, remove them
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Does what the arguments say.
+pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::List(args) => {
+            let pages = dead_letters(context, &args.paging, args.project).await?;
+            context.out.show(|| pages.json("tasks", view::task), || letter_table(&pages.rows))
+        }
+        Command::Show { id } => show(context, &id).await,
+        Command::Redrive(args) => redrive(context, args).await,
+        Command::Purge(args) => purge(context, args).await,
+    }
+}
+
+async fn dead_letters(context: &Context, paging: &Paging, project: Option<String>) -> Result<Pages<Task>, Failure> {
+    let asked = ListTasksRequest {
+        statuses: vec![TaskStatus::Failed as i32, TaskStatus::TimedOut as i32],
+        project: project.unwrap_or_default(),
+        ..Default::default()
+    };
+    Pages::collect(context, paging, |limit, page_token| {
+        let (client, request) = (context.client.tasks(), ListTasksRequest { limit, page_token, ..asked.clone() });
+        async move { client.list(request).await.map(|page| (page.tasks, page.next_page_token, page.rev)) }
+    })
+    .await
+}
+
+async fn show(context: &Context, id: &str) -> Result<(), Failure> {
+    let answer = context.client.tasks().get(id).await?;
+    let task = answer.task.as_ref().ok_or_else(|| Failure::not_found(format!("no task {id}")))?;
+    check_dead(task)?;
+    let asked = ListAttemptsRequest { task_id: id.to_owned(), limit: MOST_ATTEMPTS, ..Default::default() };
+    let page = context.client.tasks().attempts(asked).await?;
+    if !page.next_page_token.is_empty() {
+        context.out.note(&format!("it has more than {MOST_ATTEMPTS} attempts: quorate task attempts {id} --all"));
+    }
+    context.out.show(
+        || {
+            let attempts: Vec<_> = page.attempts.iter().map(view::attempt).collect();
+            json!({ "task": view::task(task), "attempts": attempts, "rev": answer.rev })
+        },
+        || format!("{}\n{}", task_facts(task, &answer), attempt_table(&page.attempts)),
+    )
+}
+
+async fn redrive(context: &Context, args: RedriveArgs) -> Result<(), Failure> {
+    let ids = if args.all { all_ids(context, args.project).await? } else { args.ids };
+    let swept = sweep(&ids, args.all, "redriven", async |ids: Vec<String>| {
+        let answer = context.client.tasks().redrive(ids).await?;
+        Ok::<_, Error>((answer.redriven, answer.rev))
+    })
+    .await?;
+    swept.show(context, "redriven")
+}
+
+async fn purge(context: &Context, args: PurgeArgs) -> Result<(), Failure> {
+    let ids = if args.all {
+        all_ids(context, args.project).await?
+    } else {
+        // The cluster would purge any task that has ended; here only dead letters are meant.
+        check_all_dead(context, &args.ids).await?;
+        args.ids
+    };
+    let swept = sweep(&ids, args.all, "purged", async |ids: Vec<String>| {
+        let answer = context.client.tasks().purge(ids).await?;
+        Ok::<_, Error>((answer.purged, answer.rev))
+    })
+    .await?;
+    swept.show(context, "purged")
+}
+
+/// What became of many.
+#[derive(Debug, Default)]
+struct Swept {
+    done: u64,
+    rev: u64,
+    /// Why some were left as they are.
+    refused: Vec<String>,
+}
+
+impl Swept {
+    fn show(&self, context: &Context, what: &str) -> Result<(), Failure> {
+        context.out.show(
+            || json!({ what: self.done, "refused": self.refused, "rev": self.rev }),
+            || format!("{} {what}", self.done),
+        )?;
+        match self.refused.first() {
+            None => Ok(()),
+            Some(first) => Err(Failure::failed(format!("{} not {what}: {first}", self.refused.len()))),
+        }
+    }
+}
+
+/// Command by command, each all or none. If it `may_leave_some`, one that is refused is halved until only those are left
+/// out that must be, such as a task that others wait for.
+async fn sweep(
+    ids: &[String],
+    may_leave_some: bool,
+    what: &str,
+    call: impl AsyncFn(Vec<String>) -> Result<(u32, u64), Error>,
+) -> Result<Swept, Failure> {
+    let mut swept = Swept::default();
+    let mut left: Vec<&[String]> = ids.chunks(MOST_AT_ONCE).rev().collect();
+    while let Some(some) = left.pop() {
+        match call(some.to_vec()).await {
+            Ok((count, rev)) => {
+                swept.done += u64::from(count);
+                swept.rev = rev;
+            }
+            Err(Error::Rejected { message, .. }) if may_leave_some && some.len() == 1 => swept.refused.push(message),
+            Err(Error::Rejected { .. }) if may_leave_some => {
+                let (first, second) = some.split_at(some.len() / 2);
+                left.extend([second, first]);
+            }
+            Err(error) => return Err(in_part(error, swept.done, what)),
+        }
+    }
+    Ok(swept)
+}
+
+async fn all_ids(context: &Context, project: Option<String>) -> Result<Vec<String>, Failure> {
+    let pages = dead_letters(context, &Paging::everything(), project).await?;
+    Ok(pages.rows.into_iter().map(|task| task.id).collect())
+}
+
+async fn check_all_dead(context: &Context, ids: &[String]) -> Result<(), Failure> {
+    let tasks = context.client.tasks();
+    for some in ids.chunks(CALLS) {
+        for (id, answer) in some.iter().zip(join_all(some.iter().map(|id| tasks.get(id))).await) {
+            check_dead(&answer?.task.ok_or_else(|| Failure::not_found(format!("no task {id}")))?)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_dead(task: &Task) -> Result<(), Failure> {
+    match task.status() {
+        TaskStatus::Failed | TaskStatus::TimedOut => Ok(()),
+        _ => {
+            let status = view::task_status(task.status);
+            Err(Failure::failed(format!("{} is {status}: a dead letter is failed or timed_out", task.id)))
+        }
+    }
+}
+
+/// A failure after some were done already says how many.
+fn in_part(error: Error, done: u64, what: &str) -> Failure {
+    let failure = Failure::from(error);
+    if done == 0 {
+        return failure;
+    }
+    Failure::from_anyhow(&anyhow::Error::new(failure).context(format!("{done} were {what}, then it stopped")))
+}
+
+fn letter_table(tasks: &[Task]) -> String {
+    let now = now_ms();
+    let header = ["id", "title", "status", "attempts", "ended", "class", "error"];
+    table(header, tasks.iter().map(|task| letter_row(task, now)).collect(), "no dead letters")
+}
+
+fn letter_row(task: &Task, now_ms: u64) -> [String; 7] {
+    [
+        task.id.clone(),
+        short(&or_dash(&view::spec_of(task).title), 40),
+        view::task_status(task.status),
+        task.attempts.to_string(),
+        age(task.finished_at_ms, now_ms),
+        or_dash(&task.error_class),
+        short(&or_dash(&task.error), 60),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use quorate_client::v1::RejectionCode;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        _command: Command,
+    }
+
+    fn accepted(line: &str) -> bool {
+        Line::try_parse_from(line.split(' ')).is_ok()
+    }
+
+    #[test]
+    fn all_is_said_on_purpose() {
+        assert!(accepted("dlq redrive a b") && accepted("dlq redrive --all --project p"));
+        assert!(accepted("dlq purge a") && accepted("dlq purge --all --yes"));
+        let wrong = ["dlq redrive", "dlq redrive a --all", "dlq redrive a --project p", "dlq purge --all", "dlq purge"];
+        for line in wrong {
+            assert!(!accepted(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn only_failed_and_timed_out_tasks_are_dead() {
+        let mut task = Task { id: "t1".into(), ..Default::default() };
+        for (status, is_dead) in [
+            (TaskStatus::Failed, true),
+            (TaskStatus::TimedOut, true),
+            (TaskStatus::Completed, false),
+            (TaskStatus::Cancelled, false),
+        ] {
+            task.set_status(status);
+            assert_eq!(check_dead(&task).is_ok(), is_dead, "{status:?}");
+        }
+        assert_eq!(check_dead(&task).unwrap_err().to_string(), "t1 is cancelled: a dead letter is failed or timed_out");
+    }
+
+    #[test]
+    fn a_failure_half_way_says_how_far_it_came() {
+        let lost = || Error::OutcomeUnknown { message: "gone".into() };
+        assert!(!in_part(lost(), 0, "purged").to_string().contains("were"));
+        let failure = in_part(lost(), 1_000, "purged");
+        assert!(failure.code() == 5 && failure.to_string().starts_with("1000 were purged"), "{failure}");
+    }
+
+    /// Refuses whatever contains `stuck`.
+    async fn all_but_stuck(ids: Vec<String>) -> Result<(u32, u64), Error> {
+        if ids.iter().any(|id| id == "stuck") {
+            let (code, field) = (RejectionCode::FailedPrecondition, String::new());
+            return Err(Error::Rejected { code, field, message: "b waits for stuck".into() });
+        }
+        Ok((u32::try_from(ids.len()).unwrap(), 7))
+    }
+
+    #[tokio::test]
+    async fn one_that_must_stay_does_not_keep_the_others() {
+        let mut ids: Vec<String> = (0..2_500).map(|n| n.to_string()).collect();
+        ids.insert(1_300, "stuck".into());
+        let swept = sweep(&ids, true, "purged", all_but_stuck).await.unwrap();
+        assert_eq!((swept.done, swept.rev, swept.refused.as_slice()), (2_500, 7, &["b waits for stuck".into()][..]));
+        let refused = sweep(&ids, false, "purged", all_but_stuck).await.unwrap_err();
+        assert!(refused.to_string().starts_with("1000 were purged"), "named ones are all or none: {refused}");
+    }
+}
