@@ -326,7 +326,7 @@ fn is_ended(status: TaskStatus) -> bool {
 
 /// The task's retry policy. Stored tasks have theirs filled in.
 fn policy(task: &Task) -> RetryPolicy {
-    task.spec.as_ref().and_then(|spec| spec.retry.clone()).unwrap_or_else(|| retry::DEFAULT_POLICY)
+    task.spec.as_ref().and_then(|spec| spec.retry.clone()).unwrap_or(retry::DEFAULT_POLICY)
 }
 
 /// Whether the failures counted so far leave a retry.

@@ -236,7 +236,8 @@ pub(super) fn open_of(rows: &dyn Rows, task: &Task) -> Result<Vec<String>, Fatal
         let soft = spec.soft_dependencies.contains(id);
         let settled = status.is_some_and(|status| unblocks(status) || (soft && is_ended(status)));
         // A soft dependency that was purged has ended.
-        if !settled && !(soft && status.is_none()) {
+        let purged = soft && status.is_none();
+        if !settled && !purged {
             open.push(id.clone());
         }
     }
