@@ -33,6 +33,12 @@ pub(super) struct TaskFlags {
     /// The project it belongs to
     #[arg(long, value_name = "NAME")]
     project: Option<String>,
+    /// The epic it belongs to; with --route it decides where no rule does
+    #[arg(long, value_name = "NAME")]
+    epic: Option<String>,
+    /// The feature it belongs to
+    #[arg(long, value_name = "NAME")]
+    feature: Option<String>,
     /// Idempotency key: a second submission with the same key creates nothing and prints the first one's id
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
@@ -136,6 +142,8 @@ impl TaskFlags {
             description: self.description.unwrap_or_default(),
             payload: self.payload.unwrap_or_default().into_bytes().into(),
             project: self.project.unwrap_or_default(),
+            epic: self.epic.unwrap_or_default(),
+            feature: self.feature.unwrap_or_default(),
             idempotency_key: self.key.unwrap_or_default(),
             priority: self.priority,
             required_capabilities: self.capability,
