@@ -4,15 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use hdrhistogram::Histogram;
-use quorate_client::v1::{FinishKind, FinishTaskRequest, RegisterAgentRequest, TaskSpec};
+use anyhow::Result;
+use quorate_client::v1::TaskSpec;
 use quorate_client::{Client, Session};
 use quorate_jepsen::LocalCluster;
 
+use crate::agent::{self, CAPABILITY};
 use crate::cpu;
-
-const CAPABILITY: &str = "bench";
+use crate::latency::Latency;
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -34,9 +33,9 @@ enum Form {
     Json,
 }
 
-/// Latencies in microseconds: submit, claim, finish, and all three together.
+/// Latencies: submit, claim, finish, and all three together.
 struct Steps {
-    times_us: [Histogram<u64>; 4],
+    times: [Latency; 4],
 }
 
 /// One line of the result.
@@ -50,22 +49,16 @@ struct Row {
 
 impl Steps {
     fn new() -> Result<Self> {
-        // Up to a minute; longer is shown as a minute.
-        let one = || Histogram::<u64>::new_with_bounds(1, 60_000_000, 3);
-        Ok(Self { times_us: [one()?, one()?, one()?, one()?] })
+        Ok(Self { times: [Latency::new()?, Latency::new()?, Latency::new()?, Latency::new()?] })
     }
 
     fn add(&mut self, other: &Self) -> Result<()> {
-        for (mine, theirs) in self.times_us.iter_mut().zip(&other.times_us) {
-            mine.add(theirs).map_err(|error| anyhow::anyhow!("histograms do not fit: {error:?}"))?;
-        }
-        Ok(())
+        self.times.iter_mut().zip(&other.times).try_for_each(|(mine, theirs)| mine.add(theirs))
     }
 
     fn record(&mut self, step: usize, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        if let Some(histogram) = self.times_us.get_mut(step) {
-            histogram.saturating_record(micros);
+        if let Some(latency) = self.times.get_mut(step) {
+            latency.record(took);
         }
     }
 }
@@ -92,7 +85,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 async fn measure(client: &Client, clients: u64, length: Duration, pids: &[u32]) -> Result<Row> {
     let mut ready = Vec::new();
     for n in 0..clients {
-        ready.push(open(client, format!("bench-{clients}-{n}")).await?);
+        ready.push(agent::open(client, format!("bench-{clients}-{n}")).await?);
     }
     let own = [std::process::id()];
     let (servers, bench) = (cpu::used(pids)?, cpu::used(&own)?);
@@ -113,19 +106,6 @@ async fn measure(client: &Client, clients: u64, length: Duration, pids: &[u32]) 
     Ok(Row { clients, seconds, steps, servers, bench })
 }
 
-async fn open(client: &Client, agent_id: String) -> Result<(Session, String)> {
-    let session = client.sessions().open(Duration::from_secs(15)).await?;
-    let request = RegisterAgentRequest {
-        agent_id: agent_id.clone(),
-        session_id: session.id().to_string(),
-        agent_type: "bench".into(),
-        capabilities: vec![CAPABILITY.into()],
-        ..Default::default()
-    };
-    client.agents().register(&session, request).await?;
-    Ok((session, agent_id))
-}
-
 /// Each client submits as many as it claims, so there is always one to claim, its own or another's.
 async fn work(client: Client, session: Session, agent: String, end: Instant) -> Result<Steps> {
     let mut steps = Steps::new()?;
@@ -141,11 +121,7 @@ async fn work(client: Client, session: Session, agent: String, end: Instant) -> 
         let submitted = Instant::now();
         let answer = client.tasks().claim(&session, &agent, 1, Duration::from_secs(10)).await?;
         let claimed = Instant::now();
-        let task = answer.tasks.into_iter().next().context("nothing to claim although as much was submitted")?;
-        let token = task.claim.context("a claimed task without its claim")?.token;
-        let finish =
-            FinishTaskRequest { task_id: task.id, token, kind: FinishKind::Completed as i32, ..Default::default() };
-        client.tasks().finish(Some(&session), finish).await?;
+        client.tasks().finish(Some(&session), agent::completed(answer)?).await?;
         let finished = Instant::now();
         steps.record(0, submitted - began);
         steps.record(1, claimed - submitted);
@@ -157,7 +133,7 @@ async fn work(client: Client, session: Session, agent: String, end: Instant) -> 
 
 impl Row {
     fn done(&self) -> u64 {
-        self.steps.times_us[3].len()
+        self.steps.times[3].count()
     }
 
     fn per_second(&self) -> f64 {
@@ -170,8 +146,7 @@ impl Row {
 
     /// p50 and p99 of each step, in milliseconds.
     fn quantiles_ms(&self) -> Vec<(f64, f64)> {
-        let ms = |histogram: &Histogram<u64>, q: f64| histogram.value_at_quantile(q) as f64 / 1_000.0;
-        self.steps.times_us.iter().map(|one| (ms(one, 0.5), ms(one, 0.99))).collect()
+        self.steps.times.iter().map(|one| (one.ms(0.5), one.ms(0.99))).collect()
     }
 }
 

@@ -1,13 +1,21 @@
-//! `quorate-bench`: one subcommand a question, each against three real nodes with fsync, started on this machine.
+//! `quorate-bench`: one subcommand a question, each against real nodes with fsync, started on this machine; three,
+//! unless it offers a choice.
 //!
 //! - [`lifecycle`]: what submit, claim and complete cost. [`sessions`]: what living sessions cost the log.
-//! - [`failover`]: how long a client waits when the leader dies. [`cpu`]: CPU time of processes.
+//! - [`queued`]: what a long queue costs in memory, claims and restarts. [`dispatch`]: how soon a pushed task begins.
+//! - [`failover`]: how long a client waits when the leader dies.
+//! - [`agent`], [`latency`], [`cpu`], [`memory`]: what those share.
 //!
 //! Deliberately absent: numbers from several machines. Servers and load share this one; the CPU columns tell them apart.
 
+mod agent;
 mod cpu;
+mod dispatch;
 mod failover;
+mod latency;
 mod lifecycle;
+mod memory;
+mod queued;
 mod sessions;
 
 use std::io::Write;
@@ -16,7 +24,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// Measures a cluster of three local nodes.
+/// Measures a cluster of local nodes.
 #[derive(Parser)]
 #[command(name = "quorate-bench", version)]
 struct Args {
@@ -28,6 +36,10 @@ struct Args {
 enum Question {
     /// Submit, claim, complete: throughput, latency, CPU per task
     Lifecycle(lifecycle::Args),
+    /// Tasks nobody has claimed: memory for each, claim latency, restart
+    Queued(queued::Args),
+    /// Tasks pushed to workers at a fixed rate: from submission to the handler's start
+    Dispatch(dispatch::Args),
     /// Sessions kept alive: the log must not grow
     Sessions(sessions::Args),
     /// The leader is killed: the gap a client sees
@@ -38,6 +50,8 @@ enum Question {
 async fn main() -> ExitCode {
     let done = match Args::parse().question {
         Question::Lifecycle(args) => lifecycle::run(args).await,
+        Question::Queued(args) => queued::run(args).await,
+        Question::Dispatch(args) => dispatch::run(args).await,
         Question::Sessions(args) => sessions::run(args).await,
         Question::Failover(args) => failover::run(args).await,
     };

@@ -97,7 +97,7 @@ fn who(task: &Task, spec: &TaskSpec, now: u64) -> Facts {
     let probes = task.claim.as_ref().map(|claim| claim.probes.join(", "));
     let agent_type = match task.routed_by.as_str() {
         "" => spec.agent_type.clone(),
-        rule => format!("{}, chosen by rule {rule}", or_dash(&spec.agent_type)),
+        rule => format!("{}, chosen by {rule}", or_dash(&spec.agent_type)),
     };
     vec![
         ("requires", spec.required_capabilities.join(", ")),
