@@ -7,7 +7,7 @@
 //! Only the leader's loop and the doors ask; replicas are told which tick comes next, so they need not know zones.
 //! Deliberately absent: the current time, and what a tick does.
 
-use chrono::{DateTime, NaiveDateTime, TimeZone, Utc};
+use chrono::{DateTime, NaiveDateTime, Offset, TimeZone, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use quorate_proto::v1::ScheduleSpec;
@@ -161,7 +161,8 @@ fn check_shape(expression: &str) -> Result<(), &'static str> {
 fn next_match(cron: &Cron, zone: Tz, after_ms: u64) -> Option<u64> {
     // Whole seconds: a match has no fraction.
     let after = DateTime::<Utc>::from_timestamp(i64::try_from(after_ms / 1_000).ok()?, 0)?;
-    let mut local: NaiveDateTime = after.with_timezone(&zone).naive_local();
+    let offset = zone.offset_from_utc_datetime(&after.naive_utc()).fix();
+    let mut local: NaiveDateTime = after.naive_utc().checked_add_offset(offset)?;
     for _ in 0..MAX_PASSED_OVER {
         // Local time dressed up as UTC, which has no jumps.
         local = cron.find_next_occurrence(&local.and_utc(), false).ok()?.naive_utc();

@@ -1,6 +1,7 @@
 //! The parts of a running node that its doors and loops share.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -36,6 +37,8 @@ pub(crate) struct Core {
     /// Leadership is handed over: streams that would never end are ended.
     pub(crate) closing: Stop,
     pub(crate) started: Instant,
+    /// The term in which this node has taken office: its clock is set, and it has applied what its predecessors committed.
+    pub(crate) office: AtomicU64,
     pub(crate) data_dir: Mutex<DataDir>,
     /// The highest term that the other members knew of when this node, its disk being empty, asked them.
     pub(crate) term_floor: Mutex<Option<u64>>,
@@ -67,6 +70,14 @@ impl Core {
     /// Who leads, as far as this node knows.
     pub(crate) fn leadership(&self) -> Leadership {
         leadership(&self.raft)
+    }
+
+    /// The term in which this node leads, once it has taken office in it: only then it acts of its own accord.
+    pub(crate) fn office(&self) -> Option<u64> {
+        match self.leadership() {
+            Leadership::Here { term } if self.office.load(Ordering::Acquire) == term => Some(term),
+            _ => None,
+        }
     }
 
     /// The gRPC address of the leader, if it is known and is not this node: what a client should call instead.

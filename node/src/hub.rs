@@ -122,7 +122,9 @@ impl Hub {
         self.due.notify_one();
         for effect in effects {
             match effect {
-                Effect::TaskReady { capabilities, agent_id } => self.wake_for_task(capabilities, agent_id),
+                Effect::TaskReady { capabilities, agent_id, picky } => {
+                    self.wake_for_task(capabilities, agent_id, *picky);
+                }
                 Effect::AgentReady { agent_id } => self.wake_all(&format!("agent:{agent_id}")),
                 Effect::AgentChanged { agent, removed, rev } => {
                     self.tell_stream_of_change(agent, *removed);
@@ -186,10 +188,11 @@ impl Hub {
     }
 
     /// One task needs one worker. Where several capabilities are needed, not every listener of one has the others.
-    fn wake_for_task(&self, capabilities: &[String], agent_id: &str) {
+    fn wake_for_task(&self, capabilities: &[String], agent_id: &str, picky: bool) {
         match (agent_id, capabilities) {
+            ("", []) if picky => self.wake_all(""),
             ("", []) => self.wake_one(""),
-            ("", [only]) => self.wake_one(only),
+            ("", [only]) if !picky => self.wake_one(only),
             ("", [first, ..]) => self.wake_all(first),
             (agent_id, _) => self.wake_all(&format!("agent:{agent_id}")),
         }

@@ -4,6 +4,7 @@
 //! its own consensus. An idle cluster proposes nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -80,6 +81,8 @@ async fn follow_office(core: Arc<Core>) {
 /// opened must not be missed, one they ended not revived.
 async fn take_office(core: &Arc<Core>, term: u64) {
     tracing::info!(term, "this node leads");
+    // Calls are served from now on: they must not be stamped by a clock that was set when the process began.
+    core.clock.take_office(core.replica.read(|view| view.head.now_ms));
     if let Err(error) = core.reads.pass().await {
         tracing::debug!(%error, "office not confirmed yet");
     }
@@ -87,6 +90,7 @@ async fn take_office(core: &Arc<Core>, term: u64) {
         core.clock.take_office(view.head.now_ms);
         core.leases.lead(term, view.rooms.sessions.iter(), Instant::now());
     });
+    core.office.store(term, Ordering::Release);
     core.hub.look_for_work();
     tokio::spawn(name_cluster(core.clone(), term));
 }
@@ -143,7 +147,7 @@ async fn end_session(core: &Core, lapsed: Lapsed, term: u64) {
 async fn run_due(core: Arc<Core>) {
     loop {
         let due = core.replica.read(|view| view.rooms.next_due_ms().map(|due| (due, view.head.now_ms)));
-        let (Some((due_ms, state_ms)), Leadership::Here { term }) = (due, core.leadership()) else {
+        let (Some((due_ms, state_ms)), Some(term)) = (due, core.office()) else {
             tokio::select! {
                 () = core.hub.due_changed() => {}
                 () = tokio::time::sleep(Duration::from_millis(500)) => {}
@@ -170,7 +174,7 @@ async fn run_due(core: Arc<Core>) {
 async fn assign_the_rest(core: Arc<Core>) {
     loop {
         core.hub.more_work().await;
-        let Leadership::Here { term } = core.leadership() else { continue };
+        let Some(term) = core.office() else { continue };
         let has_work = core.replica.read(|view| view.rooms.agents.has_standing() && view.rooms.tasks.has_ready());
         if !has_work {
             continue;

@@ -14,7 +14,7 @@ use quorate_proto::log::{Answer, FireSchedule, answer, command};
 use quorate_proto::v1::{MissedTicks, RejectionCode, Schedule, ScheduleSpec};
 
 use crate::calendar::{Calendar, Covered, NEVER_MS};
-use crate::core::{Core, Leadership};
+use crate::core::Core;
 
 /// Schedules fired by one round.
 const DUE_PER_ROUND: usize = 1_000;
@@ -35,7 +35,7 @@ async fn run(core: Arc<Core>) {
     let mut unreadable = BTreeSet::new();
     loop {
         let (next_ms, state_ms) = core.replica.read(|view| (view.rooms.schedules.next_tick_ms(), view.head.now_ms));
-        let (Some(next_ms), Leadership::Here { term }) = (next_ms, core.leadership()) else {
+        let (Some(next_ms), Some(term)) = (next_ms, core.office()) else {
             rest(&core, IDLE).await;
             continue;
         };

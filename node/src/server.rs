@@ -147,6 +147,7 @@ async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Cor
         hub: Arc::new(Hub::new()),
         stop: Stop::new(),
         closing: Stop::new(),
+        office: std::sync::atomic::AtomicU64::new(0),
         term_floor: Mutex::new(None),
         started: Instant::now(),
         data_dir: Mutex::new(data_dir),

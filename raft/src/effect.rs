@@ -16,6 +16,8 @@ pub enum Effect {
         capabilities: Vec<String>,
         /// Only this agent may do it; empty: any.
         agent_id: String,
+        /// It asks for more than capabilities: not everybody who offers those may do it.
+        picky: bool,
     },
     /// An agent gained capacity, capabilities or its availability: a claim that waits for it may succeed now.
     AgentReady {

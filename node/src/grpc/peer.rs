@@ -58,17 +58,21 @@ impl Interceptor for SameCluster {
 
 /// What is committed must be applied by every replica, for ever. A command that this leader does not know (the caller is
 /// newer), or that only a leader may say, does not get that far.
-fn check_forwarded(command: Bytes) -> Result<(), Status> {
+fn vetted(core: &Core, command: Bytes) -> Result<Bytes, Status> {
     use quorate_proto::log::command::Body;
-    match quorate_proto::log::Command::decode(command) {
-        Ok(command) => match command.body {
-            Some(Body::Tick(_) | Body::ExpireSession(_) | Body::FireSchedule(_) | Body::DescribeCluster(_)) => {
-                Err(status::invalid("command", "only a leader says this, and only of itself"))
-            }
-            Some(_) => Ok(()),
-            None => Err(status::unavailable("the leader is older than this command; try again when it is upgraded")),
-        },
-        Err(error) => Err(status::invalid("command", format!("the command does not decode: {error}"))),
+    let mut decoded = quorate_proto::log::Command::decode(command.clone())
+        .map_err(|error| status::invalid("command", format!("the command does not decode: {error}")))?;
+    match &mut decoded.body {
+        Some(Body::Tick(_) | Body::ExpireSession(_) | Body::FireSchedule(_) | Body::DescribeCluster(_)) => {
+            Err(status::invalid("command", "only a leader says this, and only of itself"))
+        }
+        // The leader's clock counts, not that of the node that was asked.
+        Some(Body::CreateSchedule(request)) => {
+            super::schedules::stamp(core, request)?;
+            Ok(decoded.encode_to_vec().into())
+        }
+        Some(_) => Ok(command),
+        None => Err(status::unavailable("the leader is older than this command; try again when it is upgraded")),
     }
 }
 
@@ -213,7 +217,7 @@ impl Peer for PeerDoor {
     /// Proposed here or not at all: a command is passed on once.
     async fn forward(&self, request: Request<pb::ForwardRequest>) -> Result<Response<pb::ForwardReply>, Status> {
         let command = request.into_inner().command;
-        check_forwarded(command.clone())?;
+        let command = vetted(&self.core, command)?;
         match self.core.proposer.propose_here(command, None).await {
             Ok(answer) => Ok(Response::new(pb::ForwardReply { answer: answer.encode_to_vec().into() })),
             Err(error) => Err(status::not_proposed(&error, self.core.leader_hint())),

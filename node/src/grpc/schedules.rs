@@ -22,6 +22,8 @@ use crate::core::Core;
 const HISTORY_DEFAULT: u32 = 100;
 const PREVIEW_DEFAULT: u32 = 5;
 const PREVIEW_MAX: usize = 100;
+/// No preview begins after the year 3000: calendars end somewhere.
+const LATEST_MS: u64 = 32_503_680_000_000;
 /// Runs whose tasks are looked up in one hold of the state.
 const JOINED_AT_ONCE: usize = 32;
 
@@ -32,8 +34,7 @@ impl Schedules for Door {
         request: Request<CreateScheduleRequest>,
     ) -> Result<Response<CreateScheduleResponse>, Status> {
         let mut request = request.into_inner();
-        let calendar = calendar(request.spec.as_ref())?;
-        request.first_tick_ms = calendar.first_ms(now_ms(&self.core)).map_err(wrong)?;
+        stamp(&self.core, &mut request)?;
         let body = self.propose(request.request.take(), command::Body::CreateSchedule(request)).await?;
         Ok(self.respond(expect_arm!(CreateSchedule, body)?))
     }
@@ -116,6 +117,9 @@ impl Schedules for Door {
         let request = request.into_inner();
         let calendar = calendar(request.spec.as_ref())?;
         let count = limit("count", request.count, PREVIEW_DEFAULT, PREVIEW_MAX)?;
+        if request.from_ms > LATEST_MS {
+            return Err(status::invalid("from_ms", format!("from_ms must be at most {LATEST_MS}, the year 3000")));
+        }
         let from_ms = if request.from_ms == 0 { now_ms(&self.core) } else { request.from_ms };
         calendar.first_ms(from_ms).map_err(wrong)?;
         Ok(self.respond(PreviewScheduleResponse { ticks_ms: calendar.upcoming(from_ms, count) }))
@@ -126,6 +130,13 @@ impl Schedules for Door {
 fn now_ms(core: &Core) -> u64 {
     let state_ms = core.replica.read(|view| view.head.now_ms);
     core.clock.now_ms().max(state_ms)
+}
+
+/// The first tick of a schedule that another node was asked to create: the leader's clock counts.
+pub(super) fn stamp(core: &Core, request: &mut CreateScheduleRequest) -> Result<(), Status> {
+    let calendar = calendar(request.spec.as_ref())?;
+    request.first_tick_ms = calendar.first_ms(now_ms(core)).map_err(wrong)?;
+    Ok(())
 }
 
 fn calendar(spec: Option<&ScheduleSpec>) -> Result<Calendar, Status> {
@@ -161,7 +172,7 @@ fn join_task(view: &View<'_>, run: &mut ScheduleRun) -> Outcome<()> {
     if run.task_id.is_empty() {
         return Ok(());
     }
-    let Some(task) = view.rooms.tasks.get(view.rows, &run.task_id)? else { return Ok(()) };
+    let Some(task) = view.rooms.tasks.get_light(view.rows, &run.task_id)? else { return Ok(()) };
     run.task_status = task.status;
     run.task_finished_at_ms = task.finished_at_ms;
     run.task_error = task.error;

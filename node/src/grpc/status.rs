@@ -27,6 +27,8 @@ pub(crate) const REJECTED_KEY: &str = "quorate-rejected";
 /// The limit is one of the moment.
 pub(crate) const OVERLOAD_KEY: &str = "quorate-overload";
 
+const MAX_TEXT_BYTES: usize = 2_048;
+
 /// A refusal by a room.
 pub(crate) fn rejected(rejection: &Rejection) -> Status {
     let code = match rejection.code() {
@@ -38,17 +40,29 @@ pub(crate) fn rejected(rejection: &Rejection) -> Status {
         RejectionCode::ResourceExhausted => Code::ResourceExhausted,
         RejectionCode::Unspecified => Code::Internal,
     };
-    let mut status = Status::new(code, &rejection.message);
-    insert(status.metadata_mut(), FIELD_KEY, &rejection.field);
+    let mut status = Status::new(code, clipped(&rejection.message));
+    insert(status.metadata_mut(), FIELD_KEY, clipped(&rejection.field));
     insert(status.metadata_mut(), REJECTED_KEY, "1");
     status
 }
 
 /// A refusal at the door: the request's shape is wrong.
 pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Status {
-    let mut status = Status::invalid_argument(message);
-    insert(status.metadata_mut(), FIELD_KEY, field);
+    let mut status = Status::invalid_argument(clipped(&message.into()));
+    insert(status.metadata_mut(), FIELD_KEY, clipped(field));
     status
+}
+
+/// Something that was named is not there.
+pub(crate) fn missing(field: &str, message: impl Into<String>) -> Status {
+    let mut status = Status::not_found(clipped(&message.into()));
+    insert(status.metadata_mut(), FIELD_KEY, clipped(field));
+    status
+}
+
+/// What a status says travels as headers, and a peer that gets too many of those hangs up instead of reading them.
+fn clipped(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT_BYTES)]
 }
 
 /// No answer from the log.

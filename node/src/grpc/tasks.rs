@@ -28,6 +28,8 @@ use crate::hub::RECHECK;
 
 const MAX_WAIT_MS: u64 = 60_000;
 const MAX_PAGE: u32 = 1_000;
+/// There are no more.
+const MAX_STATUSES: usize = 11;
 
 #[tonic::async_trait]
 impl Tasks for Door {
@@ -176,6 +178,12 @@ impl Tasks for Door {
     async fn list(&self, request: Request<ListTasksRequest>) -> Result<Response<ListTasksResponse>, Status> {
         let request = request.into_inner();
         check_limit(request.limit)?;
+        check_filters([("agent_id", &request.agent_id), ("parent_id", &request.parent_id)])?;
+        check_token(&request.page_token)?;
+        if request.statuses.len() > MAX_STATUSES {
+            let message = format!("statuses must be at most {MAX_STATUSES}; got {}", request.statuses.len());
+            return Err(status::invalid("statuses", message));
+        }
         let response = self
             .read(request.consistency(), |view| {
                 let (tasks, next_page_token) = view.rooms.tasks.list(view.rows, &request)?;
@@ -188,6 +196,7 @@ impl Tasks for Door {
     async fn attempts(&self, request: Request<ListAttemptsRequest>) -> Result<Response<ListAttemptsResponse>, Status> {
         let request = request.into_inner();
         check_limit(request.limit)?;
+        check_filters([("task_id", &request.task_id), ("agent_id", &request.agent_id)])?;
         let response = self
             .read(request.consistency(), |view| {
                 let (attempts, next_page_token) = view.rooms.tasks.attempts(view.rows, &request)?;
@@ -210,6 +219,18 @@ impl Tasks for Door {
             .await?;
         Ok(self.respond(response))
     }
+}
+
+/// Ids that a list is narrowed to: they become parts of keys.
+fn check_filters<const N: usize>(named: [(&str, &String); N]) -> Result<(), Status> {
+    named.into_iter().filter(|(_, id)| !id.is_empty()).try_for_each(|(field, id)| checked(check_id(field, id)))
+}
+
+fn check_token(page_token: &str) -> Result<(), Status> {
+    if page_token.contains('\0') {
+        return Err(status::invalid("page_token", "page_token must be the one that the page before named"));
+    }
+    Ok(())
 }
 
 fn check_limit(limit: u32) -> Result<(), Status> {

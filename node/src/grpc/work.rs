@@ -4,12 +4,15 @@
 //! agent holds is sent anew whenever its stream begins, so nothing that was assigned is ever missed. An agent has one
 //! stream; the newest counts.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::Stream;
 use openraft::Instant as _;
 use quorate_proto::log::{StandingOrder, command};
-use quorate_proto::v1::{AgentStatus, HeldAttemptGone, Task, WorkEvent, WorkRequest, work_event};
+use quorate_proto::v1::{
+    AgentStatus, HeldAttemptGone, Rejection, RejectionCode, Task, WorkEvent, WorkRequest, work_event,
+};
 use quorate_raft::error::Fatal;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tonic::Status;
@@ -21,9 +24,9 @@ use crate::hub::WorkNews;
 /// How often a stream makes sure that its node still leads.
 const LOOK_ROUND: Duration = Duration::from_millis(250);
 
-/// What the agent holds when its stream begins.
+/// What the agent holds when its stream begins: tasks and tokens.
 struct Held {
-    tasks: Vec<Task>,
+    attempts: Vec<(String, u64)>,
     draining: bool,
     rev: u64,
 }
@@ -35,6 +38,20 @@ pub(super) async fn stand(
 ) -> Result<impl Stream<Item = Result<WorkEvent, Status>> + Send + 'static, Status> {
     if !leads(&door.core) {
         return Err(status::not_readable("work is pushed by the leader only", door.core.leader_hint()));
+    }
+    if door.core.stop.is_thrown() {
+        return Err(status::unavailable("this node is stopping; nothing is pushed any more"));
+    }
+    // Somebody else's call must not end the stream of the agent that stands.
+    door.fresh().await?;
+    let is_ours = door
+        .core
+        .replica
+        .read(|view| view.rooms.agents.get(&request.agent_id).map(|agent| agent.session_id == request.session_id));
+    match is_ours {
+        Some(true) => {}
+        Some(false) => return Err(precondition(&request)),
+        None => return Err(gone(&door, &request)),
     }
     // Listening before ordering: what is assigned in between is not missed.
     let news = door.core.hub.stand(&request.agent_id, &request.session_id);
@@ -65,11 +82,19 @@ fn events(
                 look = false;
                 let held = match held(&door, &request) {
                     Ok(Some(held)) => held,
-                    Ok(None) => break yield Err(gone(&request)),
+                    Ok(None) => break yield Err(gone(&door, &request)),
                     Err(fatal) => break yield Err(door.fault(&fatal)),
                 };
-                for task in held.tasks {
-                    yield Ok(event(work_event::Event::Assigned(task), held.rev));
+                // One at a time: all that an agent holds, payloads and all, may be a lot.
+                for (task_id, token) in held.attempts {
+                    match assigned(&door, &task_id, token) {
+                        Ok(Some((task, rev))) => yield Ok(event(work_event::Event::Assigned(task), rev)),
+                        Ok(None) => {}
+                        Err(fatal) => {
+                            yield Err(door.fault(&fatal));
+                            return;
+                        }
+                    }
                 }
                 if !standing {
                     standing = true;
@@ -88,8 +113,10 @@ fn events(
                     }
                     break yield Err(status::not_readable("this node does not lead any more", door.core.leader_hint()));
                 }
-                // A stream that stays on would hold up the stop; the agent goes to the next leader.
-                _reason = door.core.stop.wait() => break yield Err(status::unavailable("this node is stopping")),
+                // Leadership has been handed over by then; a stream that stays on would hold up the stop.
+                _reason = door.core.closing.wait() => {
+                    break yield Err(status::not_readable("this node is stopping", door.core.leader_hint()));
+                }
             };
             match next {
                 Some(WorkNews::Assigned { task_id, token }) => match assigned(&door, &task_id, token) {
@@ -107,7 +134,7 @@ fn events(
                     told_to_drain = true;
                     yield Ok(event(work_event::Event::Draining(true), 0));
                 }
-                Some(WorkNews::Gone) => break yield Err(gone(&request)),
+                Some(WorkNews::Gone) => break yield Err(gone(&door, &request)),
                 Some(WorkNews::Replaced) => look = true,
                 None => break yield Err(Status::aborted("a newer stream of this agent took over")),
             }
@@ -119,9 +146,22 @@ fn event(event: work_event::Event, rev: u64) -> WorkEvent {
     WorkEvent { event: Some(event), rev }
 }
 
-fn gone(request: &WorkRequest) -> Status {
+/// The agent is not this session's any more: it is nobody's, or somebody else's.
+fn gone(door: &Door, request: &WorkRequest) -> Status {
     let WorkRequest { agent_id, session_id } = request;
-    Status::not_found(format!("agent {agent_id} is not registered under session {session_id} any more"))
+    if door.core.replica.read(|view| view.rooms.agents.get(agent_id).is_some()) {
+        return status::missing("session_id", format!("agent {agent_id} does not belong to session {session_id}"));
+    }
+    status::missing("agent_id", format!("no agent {agent_id} is registered"))
+}
+
+fn precondition(request: &WorkRequest) -> Status {
+    let WorkRequest { agent_id, session_id } = request;
+    status::rejected(&Rejection {
+        code: RejectionCode::FailedPrecondition as i32,
+        message: format!("agent {agent_id} does not belong to session {session_id}; register it again"),
+        field: "session_id".to_owned(),
+    })
 }
 
 /// Everything the agent holds under its session; `None`: it is not that session's agent any more.
@@ -129,14 +169,13 @@ fn held(door: &Door, request: &WorkRequest) -> Result<Option<Held>, Fatal> {
     door.core.replica.read(|view| {
         let agent = view.rooms.agents.get(&request.agent_id);
         let Some(agent) = agent.filter(|agent| agent.session_id == request.session_id) else { return Ok(None) };
-        let mut tasks = Vec::new();
-        for (task_id, token) in view.rooms.tasks.held_by_agent(&request.agent_id) {
-            let task = view.rooms.tasks.assigned(view.rows, task_id, token)?;
-            let ours = |task: &Task| task.claim.as_ref().is_some_and(|claim| claim.session_id == request.session_id);
-            tasks.extend(task.filter(ours));
-        }
+        // Attempts under an earlier session of the agent end with that.
+        let ours: BTreeSet<u64> =
+            view.rooms.tasks.held_by_session(&request.session_id).map(|(_, token, _)| token).collect();
+        let held = view.rooms.tasks.held_by_agent(&request.agent_id).filter(|(_, token)| ours.contains(token));
+        let attempts = held.map(|(task_id, token)| (task_id.to_owned(), token)).collect();
         let draining = agent.status() == AgentStatus::Draining;
-        Ok(Some(Held { tasks, draining, rev: view.head.rev }))
+        Ok(Some(Held { attempts, draining, rev: view.head.rev }))
     })
 }
 

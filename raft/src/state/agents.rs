@@ -300,6 +300,15 @@ pub fn stand(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, agent_id: &str
     Ok(())
 }
 
+/// Nothing is pushed to the agent any more.
+pub fn stop_standing(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, agent_id: &str) -> Result<(), Fatal> {
+    if let Some(agent) = rooms.agents.get(agent_id).filter(|agent| agent.standing) {
+        let agent = Agent { standing: false, ..agent.clone() };
+        store(&mut rooms.agents, out, ctx, agent)?;
+    }
+    Ok(())
+}
+
 /// Removes the record, if it is there. The caller has seen to its claims.
 pub fn remove(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, agent_id: &str) {
     if let Some(agent) = rooms.agents.take_out(agent_id) {

@@ -55,6 +55,8 @@ pub fn claim(
         return Err(exhausted("session_id", message));
     }
     let limit = req.max_tasks.max(1).min(free_capacity(agent, 0));
+    // Who asks does not stand any more: what was pushed to it without a stream would reach nobody.
+    agents::stop_standing(rooms, out, ctx, &req.agent_id)?;
     let tasks = grant(rooms, out, ctx, &req.agent_id, limit)?;
     agents::take(rooms, out, ctx, &req.agent_id, count(&tasks))?;
     Ok(ClaimTasksResponse { tasks, draining: false, rev: ctx.rev })

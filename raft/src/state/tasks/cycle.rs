@@ -17,6 +17,16 @@ pub(super) fn find<'a>(
     starts: impl Iterator<Item = &'a str>,
     waits_for: impl Fn(&str) -> Vec<String>,
 ) -> Option<Vec<String>> {
+    find_all(starts, waits_for, 1).pop()
+}
+
+/// Circles that share no member, at most so many; what is left without them has none that the starts reach.
+pub(super) fn find_all<'a>(
+    starts: impl Iterator<Item = &'a str>,
+    waits_for: impl Fn(&str) -> Vec<String>,
+    most: usize,
+) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
     let mut marks: BTreeMap<String, Mark> = BTreeMap::new();
     for start in starts {
         if marks.contains_key(start) {
@@ -38,17 +48,24 @@ pub(super) fn find<'a>(
                     let further = waits_for(&next).into_iter();
                     path.push((next, further));
                 }
-                Some(Mark::Open) => return Some(circle(&path, next)),
+                Some(Mark::Open) => {
+                    let from = path.iter().position(|(id, _)| *id == next).unwrap_or_default();
+                    found.push(circle(&path[from..], next));
+                    if found.len() >= most {
+                        return found;
+                    }
+                    // Its members are done with; what else they wait for is looked at from its own start.
+                    marks.extend(path.drain(from..).map(|(id, _)| (id, Mark::Done)));
+                }
                 Some(Mark::Done) => {}
             }
         }
     }
-    None
+    found
 }
 
 fn circle(path: &[(String, std::vec::IntoIter<String>)], end: String) -> Vec<String> {
-    let from = path.iter().position(|(id, _)| *id == end).unwrap_or_default();
-    path[from..].iter().map(|(id, _)| id.clone()).chain([end.clone()]).collect()
+    path.iter().map(|(id, _)| id.clone()).chain([end]).collect()
 }
 
 #[cfg(test)]
@@ -72,6 +89,20 @@ mod tests {
     fn the_path_leaves_out_what_only_leads_to_the_circle() {
         let edges: [(&str, &[&str]); 4] = [("a", &["b"]), ("b", &["c"]), ("c", &["d", "b"]), ("d", &[])];
         assert_eq!(found(&edges).as_deref(), Some("b -> c -> b"));
+    }
+
+    #[test]
+    fn circles_are_found_in_one_walk_and_share_no_member() {
+        // Two that share b, and one behind them that only a leads to.
+        let edges: [(&str, &[&str]); 5] =
+            [("a", &["b", "d"]), ("b", &["a", "c"]), ("c", &["b"]), ("d", &["e"]), ("e", &["d"])];
+        let waits_for = |id: &str| -> Vec<String> {
+            let own = edges.iter().find(|(from, _)| *from == id).map_or(&[][..], |(_, to)| to);
+            own.iter().map(|id| (*id).to_owned()).collect()
+        };
+        let all = find_all(edges.iter().map(|(id, _)| *id), waits_for, 10);
+        let all: Vec<String> = all.iter().map(|path| path.join(" -> ")).collect();
+        assert_eq!(all, ["a -> b -> a", "d -> e -> d"]);
     }
 
     #[test]

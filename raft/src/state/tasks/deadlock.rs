@@ -4,8 +4,6 @@
 //! Finding looks at every blocked task, so it is a read on one node. Resolving is a command that names the circles found,
 //! and looks at each again: what has dissolved meanwhile is left alone.
 
-use std::collections::BTreeSet;
-
 use quorate_proto::v1::{Deadlock, ResolveDeadlocksRequest, ResolveDeadlocksResponse, TaskStatus};
 
 use super::moves::{self, Next};
@@ -22,17 +20,11 @@ const MAX_MEMBERS: usize = 20_000;
 impl Tasks {
     /// The circles among the blocked tasks, each with the task that is to give way. No task is in two of them.
     pub fn deadlocks(&self, rows: &dyn Rows) -> Result<Vec<Deadlock>, Fatal> {
-        let mut gone: BTreeSet<String> = BTreeSet::new();
+        let waits_for =
+            |id: &str| -> Vec<String> { self.blocked.get(id).into_iter().flatten().map(ToString::to_string).collect() };
         let mut found = Vec::new();
-        while found.len() < MAX_DEADLOCKS {
-            let waits_for = |id: &str| -> Vec<String> {
-                let open = self.blocked.get(id).into_iter().flatten();
-                open.filter(|id| !gone.contains(&***id)).map(ToString::to_string).collect()
-            };
-            let starts = self.blocked.keys().filter(|id| !gone.contains(&***id)).map(|id| &**id);
-            let Some(mut path) = cycle::find(starts, waits_for) else { break };
+        for mut path in cycle::find_all(self.blocked.keys().map(|id| &**id), waits_for, MAX_DEADLOCKS) {
             path.pop();
-            gone.extend(path.iter().cloned());
             let victim = victim(rows, &path)?;
             found.push(Deadlock { task_ids: path, victim });
         }

@@ -200,6 +200,7 @@ fn live(rooms: &mut Rooms, out: &mut Out<'_, '_>, task: &mut Task, from: TaskSta
         out.effects.push(Effect::TaskReady {
             capabilities: spec.required_capabilities.clone(),
             agent_id: spec.agent_id.clone(),
+            picky: !(spec.agent_type.is_empty() && spec.required_labels.is_empty() && spec.excluded_agents.is_empty()),
         });
     }
     Ok(())
