@@ -10,6 +10,9 @@
 pub mod binary;
 pub mod cluster;
 pub mod dev;
+pub mod faults;
+pub mod fleet;
+pub mod history;
 pub mod http;
 pub mod load;
 pub mod ports;

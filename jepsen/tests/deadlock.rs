@@ -1,5 +1,5 @@
-//! Fifty tasks that wait for each other in a circle: refused with the path, or imported, found, and resolved by skipping
-//! one.
+//! Fifty tasks that wait for each other in a circle: refused with the path, or imported, found, and resolved by
+//! skipping one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Limits of 1, 2 and 7 under fifty workers while leaders are killed: never more at once, and never fewer while there is
-//! work.
+//! Limits of 1, 2 and 7 under fifty workers while leaders are killed: never more at once, and never fewer while there
+//! is work.
 //!
 //! Tasks with one key are fed so that there is always work for each; those with two start where both have room at once,
 //! which is mostly at the end.
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use quorate_client::v1::{LimitScope, RetryPolicy, TaskSpec, TaskStatus};
+use quorate_client::v1::{LimitScope, LimitUse, RetryPolicy, TaskSpec, TaskStatus};
 use quorate_client::{Client, Done, Job};
 use quorate_jepsen::fleet::{Fleet, Shape};
 use quorate_jepsen::history::History;
@@ -91,7 +91,7 @@ async fn feed(client: Client, stock: Arc<Stock>, stopped: watch::Receiver<bool>)
 async fn running(client: &Client) -> Result<[u32; 3]> {
     let limits = client.dispatch().limits().await?.limits;
     let under = |name: &str| {
-        let named = |limit: &&quorate_client::v1::LimitUse| limit.limit.as_ref().is_some_and(|l| l.name == name);
+        let named = |limit: &&LimitUse| limit.limit.as_ref().is_some_and(|l| l.name == name);
         limits.iter().find(named).map_or(0, |limit| limit.running)
     };
     Ok(KEYS.map(|(name, _)| under(name)))

@@ -1,11 +1,11 @@
 //! Who is served when more wants to run than can, as bounds that hold at every single grant.
 //!
 //! Start-time fair queueing promises: while two flows both have work, what they got, each divided by its weight, drifts
-//! apart by no more than one task of each, over any stretch of time. Flows are the shares of a band and, where bands share
-//! by weight, the bands. Everything is compared by cross-multiplication: no fractions, no tolerance.
+//! apart by no more than one task of each, over any stretch of time. Flows are the shares of a band and, where bands
+//! share by weight, the bands. Everything is compared by cross-multiplication: no fractions, no tolerance.
 //!
-//! Besides: a newcomer is served at once; a share is served in the order of submission; a strict lower band waits for every
-//! higher one that can be served; ageing brings every task to the front.
+//! Besides: a newcomer is served at once; a share is served in the order of submission; a strict lower band waits for
+//! every higher one that can be served; ageing brings every task to the front.
 
 // Helpers of a test are tests too.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -145,7 +145,7 @@ proptest! {
         ageing_ms in 1_000_u64..2_000,
         two_shares in any::<bool>(),
     ) {
-        // Until all have reached the top; then each waits for those before it, and for as many turns of the other share.
+        // Until all have reached the top; then each waits for those before it, and for the turns of the other share.
         let bound = usize::try_from((10 * ageing_ms).div_ceil(step_ms)).expect("a small number") + 2 * low.len() + 3;
         let served = steps_until_served(&low, step_ms, ageing_ms, two_shares, bound);
         prop_assert!(served.is_some(), "not all were served within {} grants", bound);
@@ -154,7 +154,8 @@ proptest! {
     }
 }
 
-/// Serves one task a step while one of the highest priority arrives in each; how many steps until the low ones are served.
+/// Serves one task a step while one of the highest priority arrives in each: how many steps until the low ones had
+/// their turn.
 fn steps_until_served(low: &[u32], step_ms: u64, ageing_ms: u64, two_shares: bool, most: usize) -> Option<usize> {
     let mut bench = Bench::new(&[], BandOrder::Strict, ageing_ms);
     bench.register(0, 3, 10);

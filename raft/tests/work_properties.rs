@@ -1,10 +1,10 @@
-//! What holds of work after any history: graphs, spawns, limits, shares, breakers, reviews, schedules and time-outs, over
-//! few ids so that they meet.
+//! What holds of work after any history: graphs, spawns, limits, shares, breakers, reviews, schedules and time-outs,
+//! over few ids so that they meet.
 //!
-//! After each command what `support::View::check` says holds; besides, against the state before it: a refusal and a resend
-//! changed nothing; what ended stays as it ended; a task began only after what it depends on; no grant went over a limit;
-//! nobody waits in a circle unless one was let in. At the end the same log gives the same state, one by one and in
-//! batches.
+//! After each command what `support::View::check` says holds; besides, against the state before it: a refusal and a
+//! resend changed nothing; what ended stays as it ended; a task began only after what it depends on; no grant went over
+//! a limit; nobody waits in a circle unless one was let in. At the end the same log gives the same state, one by one
+//! and in batches.
 
 // Helpers of a test are tests too.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -21,7 +21,7 @@ use quorate_raft::apply::Machine;
 use quorate_raft::effect::Effect;
 use quorate_raft::storage::keys::Table;
 
-use support::{CALLER, View, agent_id, capabilities, ended_well, is_due, is_ended, session_id, spec, task_id};
+use support::{CALLER, View, agent_id, capabilities, ended_well, is_ended, session_id, spec, task_id};
 
 const AGENTS: u8 = 4;
 const SESSIONS: u8 = 2;
@@ -277,7 +277,7 @@ fn task_spec() -> impl Strategy<Value = TaskSpec> {
     use OnDependencyFailure::{Block, Cascade, Skip, Unspecified};
     let one_in = |n: u8, most: u64| prop_oneof![u32::from(n) => Just(0_u64), 1 => 1..=most];
     let few = |n: usize| prop::collection::vec(0..NAMED, 0..n);
-    let seldom = || prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(0..NAMED, 1..3)];
+    let seldom = || prop_oneof![3 => Just(Vec::<u8>::new()), 1 => prop::collection::vec(0..NAMED, 1..3)];
     let maybe = |n: u8| prop::option::weighted(0.2, 0..n);
     let who = (0_u8..4, maybe(2), maybe(AGENTS), maybe(AGENTS), prop::bool::weighted(0.1), prop::bool::weighted(0.1));
     let turn = (0_u32..=10, 0_u64..4, 0..SHARES.len(), few(2), maybe(2), 0_u8..3);
@@ -331,7 +331,7 @@ fn task_spec() -> impl Strategy<Value = TaskSpec> {
 fn retry() -> impl Strategy<Value = (Option<RetryPolicy>, String)> {
     prop_oneof![
         3 => (0_u32..3).prop_map(|retries| (Some(policy(retries)), String::new())),
-        1 => prop::sample::select(vec!["", "fast", "quick"]).prop_map(|name| (None, name.to_owned())),
+        1 => prop::sample::select(vec!["", "fast", "quick"]).prop_map(|name| (None::<RetryPolicy>, name.to_owned())),
     ]
 }
 
@@ -464,14 +464,20 @@ impl World {
         answer
     }
 
-    /// What the leader does when something is due: it ticks. What a tick brings about may be due at once, but not for ever.
+    /// What the leader does when something is due: it ticks. What a tick brings about may be due at once, but not for
+    /// ever.
     fn catch_up(&mut self) {
         for _ in 0..3 {
-            if is_due(&self.machine) {
+            if self.is_due() {
                 self.run(None, B::Tick(Tick {}));
             }
         }
-        assert!(!is_due(&self.machine), "still due after three ticks: {:?}", self.machine.rooms.next_due_ms());
+        assert!(!self.is_due(), "still due after three ticks: {:?}", self.machine.rooms.next_due_ms());
+    }
+
+    /// By the time of now, which the machine may not have heard of.
+    fn is_due(&self) -> bool {
+        self.machine.rooms.next_due_ms().is_some_and(|at_ms| at_ms <= self.now_ms)
     }
 
     fn check(&mut self) {
@@ -506,8 +512,8 @@ impl World {
         }
     }
 
-    /// A blocked task waits for everything that it names and that is not over. Whatever was purged may have had its end,
-    /// and a soft dependency that ended once is over, whatever becomes of it.
+    /// A blocked task waits for everything that it names and that is not over. Whatever was purged may have had its
+    /// end, and a soft dependency that ended once is over, whatever becomes of it.
     fn check_blocked(&self, view: &View<'_>) {
         if !view.is_told() {
             return;

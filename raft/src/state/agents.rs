@@ -99,8 +99,8 @@ impl Agents {
     }
 
     /// Agents with a standing order and room that may offer all of these, the best first: the caller checks the rest.
-    pub fn standing_for<'a>(&'a self, capabilities: &[String]) -> impl Iterator<Item = &'a Agent> {
-        self.standing.offering(capabilities).filter_map(|id| self.all.get(id))
+    pub fn standing_for<'a>(&'a self, capabilities: &[String], agent_type: &str) -> impl Iterator<Item = &'a Agent> {
+        self.standing.offering(capabilities, agent_type).filter_map(|id| self.all.get(id))
     }
 
     /// Whether some agent with a standing order has room.
@@ -486,6 +486,8 @@ fn gained(before: Option<&Agent>, after: &Agent) -> bool {
             !is_available(before)
                 || after.capacity - after.load > before.capacity - before.load
                 || after.capabilities != before.capabilities
+                || after.agent_type != before.agent_type
+                || after.metadata != before.metadata
         })
 }
 

@@ -1,7 +1,8 @@
 //! Standing orders: the agents that work is pushed to, and which of them has room.
 //!
-//! An agent with free capacity stands under each capability that it offers, and under none: the least loaded first, then
-//! the healthiest, then by id. So the best agent for a task is found without a look at those that cannot do it.
+//! An agent with free capacity stands under each capability that it offers, under its type, and under nothing in
+//! particular: the least loaded first, then the healthiest, then by id. So the best agent for a task is found without a
+//! look at most of those that cannot do it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,20 +12,27 @@ use super::is_available;
 
 const FULL: u64 = 1_000;
 
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Any,
+    Type(String),
+    Offers(String),
+}
+
 /// Load and ill health in permille, and the id: smaller is better.
 type Rank = (u32, u32, String);
 
 /// Agents with a standing order and room, by what they offer.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Standing {
-    free: BTreeMap<String, BTreeSet<Rank>>,
+    free: BTreeMap<Place, BTreeSet<Rank>>,
 }
 
 impl Standing {
     pub(super) fn put(&mut self, agent: &Agent) {
         if stands(agent) {
             for place in places(agent) {
-                self.free.entry(place.to_owned()).or_default().insert(rank(agent));
+                self.free.entry(place).or_default().insert(rank(agent));
             }
         }
     }
@@ -33,10 +41,10 @@ impl Standing {
         if stands(agent) {
             let rank = rank(agent);
             for place in places(agent) {
-                if let Some(ranks) = self.free.get_mut(place) {
+                if let Some(ranks) = self.free.get_mut(&place) {
                     ranks.remove(&rank);
                     if ranks.is_empty() {
-                        self.free.remove(place);
+                        self.free.remove(&place);
                     }
                 }
             }
@@ -47,12 +55,12 @@ impl Standing {
         self.free.is_empty()
     }
 
-    /// Ids of agents that offer the rarest of these, the best first.
-    pub(super) fn offering<'a>(&'a self, capabilities: &[String]) -> impl Iterator<Item = &'a str> {
-        let any = [String::new()];
-        let asked = if capabilities.is_empty() { any.as_slice() } else { capabilities };
-        let rarest =
-            asked.iter().map(|capability| self.free.get(capability)).min_by_key(|r| r.map_or(0, BTreeSet::len));
+    /// Ids of agents that have the rarest of these, the best first; an empty type is any.
+    pub(super) fn offering<'a>(&'a self, capabilities: &[String], agent_type: &str) -> impl Iterator<Item = &'a str> {
+        let of_type = (!agent_type.is_empty()).then(|| Place::Type(agent_type.to_owned()));
+        let offers = capabilities.iter().map(|capability| Place::Offers(capability.clone()));
+        let asked = offers.chain(of_type).chain([Place::Any]);
+        let rarest = asked.map(|place| self.free.get(&place)).min_by_key(|ranks| ranks.map_or(0, BTreeSet::len));
         rarest.flatten().into_iter().flatten().map(|(_, _, id)| id.as_str())
     }
 }
@@ -61,8 +69,9 @@ fn stands(agent: &Agent) -> bool {
     agent.standing && is_available(agent)
 }
 
-fn places(agent: &Agent) -> impl Iterator<Item = &str> {
-    agent.capabilities.iter().map(String::as_str).chain([""])
+fn places(agent: &Agent) -> impl Iterator<Item = Place> {
+    let offers = agent.capabilities.iter().map(|capability| Place::Offers(capability.clone()));
+    offers.chain([Place::Type(agent.agent_type.clone()), Place::Any])
 }
 
 fn rank(agent: &Agent) -> Rank {
@@ -92,7 +101,7 @@ mod tests {
 
     fn offering(standing: &Standing, capabilities: &[&str]) -> Vec<String> {
         let asked: Vec<String> = capabilities.iter().map(|name| (*name).to_owned()).collect();
-        standing.offering(&asked).map(str::to_owned).collect()
+        standing.offering(&asked, "").map(str::to_owned).collect()
     }
 
     #[test]
@@ -104,6 +113,8 @@ mod tests {
         assert_eq!(offering(&standing, &[]), ["a", "b", "c"]);
         assert_eq!(offering(&standing, &["go", "rust"]), ["a"]);
         assert!(offering(&standing, &["go", "perl"]).is_empty());
+        assert_eq!(standing.offering(&[], "").count(), 3);
+        assert_eq!(standing.offering(&[], "writer").count(), 0);
     }
 
     #[test]

@@ -31,9 +31,14 @@ pub(super) fn due_ms(breaker: &Breaker) -> Option<u64> {
     }
 }
 
-/// Whether little is lost with its row: it admits everything, and nobody set it up.
+/// Whether little is lost with its row: it admits something, and nobody set it up. A half-open one without a probe is
+/// often that of an agent that is gone for good.
 pub(super) fn is_idle(breaker: &Breaker) -> bool {
-    breaker.state() == BreakerState::Closed && breaker.settings.is_none()
+    let admits = match breaker.state() {
+        BreakerState::HalfOpen => breaker.probe.is_none(),
+        state => state == BreakerState::Closed,
+    };
+    admits && breaker.settings.is_none()
 }
 
 /// Whether failures of this class count.

@@ -28,6 +28,8 @@ pub const MAX_PATTERN_BYTES: usize = 1_024;
 
 /// What a pattern may compile to. This is where `(a{1000}){1000}` ends.
 const MAX_COMPILED_BYTES: usize = 1 << 20;
+/// How much of a task's text the patterns see: a submission of a thousand tasks is routed on every replica.
+const MAX_TEXT_BYTES: usize = 4_096;
 /// What a stored pattern may compile to: more, so that a later library that needs more for the same pattern still opens
 /// the state.
 const MAX_STORED_BYTES: usize = 16 << 20;
@@ -97,9 +99,11 @@ impl Routes {
         &self.table
     }
 
-    /// The agent type for a task. The pattern sees the title, a line break, and the description.
+    /// The agent type for a task. The pattern sees the title, a line break, and the description, 4,096 bytes in all.
     pub fn route(&self, title: &str, description: &str, epic: &str) -> Routed {
-        let text = format!("{title}\n{description}").to_ascii_lowercase();
+        let mut text = format!("{title}\n{description}");
+        text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
+        text.make_ascii_lowercase();
         let mut tried = Vec::new();
         for (rule, pattern) in self.table.rules.iter().zip(self.patterns.iter()) {
             if let Some(found) = pattern.find(text.as_bytes()) {

@@ -30,11 +30,15 @@ pub(super) fn put_aside(out: &mut Out<'_, '_>, task: &mut Task) {
     }
 }
 
-/// Keeps a result; an empty one has no row.
-pub(super) fn put_result(out: &mut Out<'_, '_>, task_id: &str, result: Bytes) {
+/// Keeps a result; an empty one has no row, and takes that of an earlier attempt away.
+pub(super) fn put_result(out: &mut Out<'_, '_>, task: &Task, result: Bytes) -> Result<(), Fatal> {
+    let key = result_key(&task.id);
     if !result.is_empty() {
-        out.txn.put_bytes(&result_key(task_id), result);
+        out.txn.put_bytes(&key, result);
+    } else if task.attempts > 1 && out.txn.get_bytes(key.as_bytes())?.is_some() {
+        out.txn.delete(&key);
     }
+    Ok(())
 }
 
 /// How many bytes the task takes with its payload and description.

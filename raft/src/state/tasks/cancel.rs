@@ -8,7 +8,7 @@ use quorate_proto::v1::{
 use super::aftermath::{self, Kind};
 use super::attempts::{self, Ending};
 use super::moves::{self, Next};
-use super::{is_ended, load, release, status_name};
+use super::{is_ended, load, release, review, status_name};
 use crate::effect::Effect;
 use crate::error::{Fatal, Outcome, not_found, precondition};
 use crate::state::{Ctx, Out, Rooms, agents};
@@ -68,6 +68,9 @@ pub(super) fn cancel_one(
     if children && task.children > 0 {
         let kind = if now { Kind::ChildrenNow } else { Kind::Children };
         rooms.tasks.aftermath.add(ctx, kind, &task.id);
+    }
+    if task.status() == TaskStatus::Reported {
+        review::drop_open_reviews(rooms, out, ctx, task)?;
     }
     let Some(claim) = task.claim.clone() else {
         task.error = reason.to_owned();

@@ -2,7 +2,7 @@
 //!
 //! Walks without recursion: how deep it goes is the graph's choice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Mark {
@@ -68,6 +68,35 @@ fn circle(path: &[(String, std::vec::IntoIter<String>)], end: String) -> Vec<Str
     path.iter().map(|(id, _)| id.clone()).chain([end]).collect()
 }
 
+/// A way from what `start` waits for back to itself, with `start` at both ends.
+pub(super) fn through(start: &str, waits_for: impl Fn(&str) -> Vec<String>) -> Option<Vec<String>> {
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let mut path: Vec<(String, std::vec::IntoIter<String>)> = vec![(start.to_owned(), waits_for(start).into_iter())];
+    while let Some((_, rest)) = path.last_mut() {
+        match rest.next() {
+            None => drop(path.pop()),
+            Some(next) if next == start => return Some(circle(&path, next)),
+            Some(next) => {
+                if seen.insert(next.clone()) {
+                    let further = waits_for(&next).into_iter();
+                    path.push((next, further));
+                }
+            }
+        }
+    }
+    None
+}
+
+/// A path for people: a long one is cut in the middle.
+pub(super) fn shown(path: &[String]) -> String {
+    const ENDS: usize = 30;
+    if path.len() <= 2 * ENDS {
+        return path.join(" -> ");
+    }
+    let (first, last) = (&path[..ENDS], &path[path.len() - ENDS..]);
+    format!("{} -> ({} more) -> {}", first.join(" -> "), path.len() - 2 * ENDS, last.join(" -> "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +138,24 @@ mod tests {
     fn a_diamond_is_no_circle() {
         let edges: [(&str, &[&str]); 4] = [("a", &["b", "c"]), ("b", &["d"]), ("c", &["d"]), ("d", &["old"])];
         assert_eq!(found(&edges), None);
+    }
+
+    #[test]
+    fn another_circle_on_the_way_hides_none_through_the_start() {
+        let edges: [(&str, &[&str]); 4] = [("t", &["x", "u"]), ("x", &["y"]), ("y", &["x"]), ("u", &["t"])];
+        let waits_for = |id: &str| -> Vec<String> {
+            let own = edges.iter().find(|(from, _)| *from == id).map_or(&[][..], |(_, to)| to);
+            own.iter().map(|id| (*id).to_owned()).collect()
+        };
+        assert_eq!(through("t", waits_for).map(|path| path.join(" -> ")).as_deref(), Some("t -> u -> t"));
+        assert_eq!(through("x", waits_for).map(|path| path.len()), Some(3));
+        assert_eq!(through("nobody", waits_for), None);
+    }
+
+    #[test]
+    fn a_long_path_is_cut_in_the_middle() {
+        let path: Vec<String> = (0..100).map(|i| i.to_string()).collect();
+        let text = shown(&path);
+        assert!(text.starts_with("0 -> 1 -> ") && text.contains("(40 more)") && text.ends_with("98 -> 99"), "{text}");
     }
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use quorate_proto::v1::{
-    Attempt, PurgeTasksRequest, PurgeTasksResponse, RedriveTasksRequest, RedriveTasksResponse, Task, TaskStatus,
+    Attempt, PurgeTasksRequest, PurgeTasksResponse, RedriveTasksRequest, RedriveTasksResponse, Task, TaskSpec,
+    TaskStatus,
 };
 
 use super::moves::{self, Next};
 use super::{
-    attempts, body, child_key, dead_key, done_key, idempotency_key, is_dead, is_ended, load, plan, status_name,
+    attempts, body, child_key, dead_key, done_key, idempotency_key, is_dead, is_ended, is_live, load, plan, split_pair,
+    status_name,
 };
 use crate::error::{Fatal, Outcome, invalid, not_found, precondition};
 use crate::state::{Ctx, Out, Rooms, check_id, progress};
@@ -33,6 +35,12 @@ pub fn redrive(
             let message = format!("task {:?} is {} and no dead letter", task.id, status_name(task.status()));
             return Err(precondition(&format!("task_ids[{i}]"), message));
         }
+    }
+    let specs: Vec<(usize, &TaskSpec)> =
+        tasks.iter().enumerate().filter_map(|(i, task)| Some((i, task.spec.as_ref()?))).collect();
+    plan::check_sets(rooms, &specs)?;
+    for task in &tasks {
+        plan::check_added(rooms, task, &plan::open_of(&*out.txn, task)?)?;
     }
     let redriven = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
     for mut task in tasks {
@@ -66,9 +74,13 @@ pub fn purge(
         if let Some(waiting) = rooms.tasks.waiting.get(task.id.as_str()).and_then(BTreeSet::first) {
             return Err(precondition(&field, format!("task {waiting:?} waits for {:?}", task.id)));
         }
-        rows += task.attempts as usize;
+        if let Some(child) = live_child(&*out.txn, task)? {
+            return Err(precondition(&field, format!("task {child:?}, which {:?} spawned, has not ended", task.id)));
+        }
+        rows += task.attempts as usize + task.children as usize;
         if rows > MAX_PURGED_ROWS {
-            let message = format!("these tasks have more than {MAX_PURGED_ROWS} attempts; purge fewer at once");
+            let message =
+                format!("these tasks have more than {MAX_PURGED_ROWS} attempts and children; purge fewer at once");
             return Err(invalid("task_ids", message));
         }
     }
@@ -97,19 +109,55 @@ fn named(rows: &dyn Rows, task_ids: &[String]) -> Outcome<Vec<Task>> {
     Ok(tasks)
 }
 
+/// A task that this one spawned and that has not ended.
+fn live_child(rows: &dyn Rows, task: &Task) -> Result<Option<String>, Fatal> {
+    for child in children(rows, task)? {
+        if is_live(rows, &child)? {
+            return Ok(Some(child));
+        }
+    }
+    Ok(None)
+}
+
+fn children(rows: &dyn Rows, task: &Task) -> Result<Vec<String>, Fatal> {
+    let mut children = Vec::new();
+    if task.children > 0 {
+        let prefix = Key::table(Table::Child).text(&task.id);
+        rows.scan(prefix.as_bytes(), &prefix.prefix_end(), &mut |key, _| {
+            children.push(split_pair(key)?.1.to_owned());
+            Ok(true)
+        })?;
+    }
+    Ok(children)
+}
+
+/// What belongs to the parent goes with it: a later task of the same id has no children and no keys of theirs.
+fn forget_children(out: &mut Out<'_, '_>, task: &Task) -> Result<(), Fatal> {
+    for child in children(&*out.txn, task)? {
+        out.txn.delete(&child_key(&task.id, &child));
+        let spec = load(&*out.txn, &child)?.and_then(|child| child.spec);
+        if let Some(spec) = spec.filter(|spec| !spec.idempotency_key.is_empty()) {
+            out.txn.delete(&idempotency_key(&task.id, &spec.idempotency_key));
+        }
+    }
+    Ok(())
+}
+
 fn remove(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task: &Task) -> Result<(), Fatal> {
     let status = task.status();
     rooms.tasks.count_out(status);
     moves::put_count(&rooms.tasks, out, status);
-    let mut tried: Vec<Attempt> = Vec::new();
+    // Their outputs may be large: only what names their rows is kept.
+    let mut tried: Vec<(u32, String, u64)> = Vec::new();
     rows::scan_prefix::<Attempt>(&*out.txn, &Key::table(Table::Attempt).text(&task.id), |_, attempt| {
-        tried.push(attempt);
+        tried.push((attempt.number, attempt.agent_id, attempt.token));
         Ok(true)
     })?;
-    for attempt in tried {
-        out.txn.delete(&attempts::key(&task.id, attempt.number));
-        out.txn.delete(&attempts::agent_key(&attempt.agent_id).number(u64::MAX - attempt.token).text(&task.id));
+    for (number, agent_id, token) in tried {
+        out.txn.delete(&attempts::key(&task.id, number));
+        out.txn.delete(&attempts::agent_key(&agent_id).number(u64::MAX - token).text(&task.id));
     }
+    forget_children(out, task)?;
     out.txn.delete(&done_key(&task.id));
     if is_dead(status) {
         out.txn.delete(&dead_key(&task.id));

@@ -61,7 +61,8 @@ pub fn resolve_deadlocks(
             continue;
         }
         let mut task = load_live(&*out.txn, &deadlock.victim)?;
-        task.error = format!("deadlock: {} -> {}", deadlock.task_ids.join(" -> "), deadlock.task_ids[0]);
+        let path: Vec<String> = deadlock.task_ids.iter().chain(deadlock.task_ids.first()).cloned().collect();
+        task.error = format!("deadlock: {}", cycle::shown(&path));
         moves::move_to(rooms, out, ctx, &mut task, Next::Ended(TaskStatus::Skipped))?;
         resolved.push(deadlock);
     }

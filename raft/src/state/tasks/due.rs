@@ -8,7 +8,7 @@ use quorate_proto::v1::{AttemptOutcome, Task, TaskStatus};
 
 use super::attempts::{self, Ending};
 use super::moves::{self, Next};
-use super::{cancel, finish, load_live, release};
+use super::{cancel, finish, load_live, release, review};
 use crate::effect::Effect;
 use crate::error::Fatal;
 use crate::state::{Ctx, Out, Rooms, agents};
@@ -42,6 +42,12 @@ fn first_due(timers: &BTreeSet<(u64, Arc<str>)>, ctx: &Ctx, limit: usize) -> Vec
 /// The task as a whole took too long, or nobody took it in time.
 fn expire(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task_id: &str) -> Result<(), Fatal> {
     let mut task = load_live(&*out.txn, task_id)?;
+    if let Some(notice) = task.cancel.clone() {
+        return cancel::fence(rooms, out, ctx, &mut task, &notice.reason);
+    }
+    if task.status() == TaskStatus::Reported {
+        review::drop_open_reviews(rooms, out, ctx, &task)?;
+    }
     task.error_class = TIMEOUT.to_owned();
     let (queue_ms, total_ms) = task.spec.as_ref().map_or((0, 0), |spec| (spec.queue_timeout_ms, spec.total_timeout_ms));
     let whole = total_ms > 0 && task.clock_from_ms.saturating_add(total_ms) <= ctx.now_ms;

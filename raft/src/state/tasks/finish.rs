@@ -18,6 +18,8 @@ use crate::state::{Ctx, Out, Rooms, agents, breakers, check_id};
 pub const MAX_RESULT_BYTES: usize = 1_048_576;
 /// The longest pause that a provider may ask for: a day.
 const MAX_RETRY_AFTER_MS: u64 = 86_400_000;
+/// How long a task rests that an agent with a standing order has handed back.
+const RELEASE_PAUSE_MS: u64 = 1_000;
 
 /// Ends an attempt, if its token is still the task's; else keeps what it says as an orphan.
 pub fn finish(
@@ -38,9 +40,13 @@ pub fn finish(
     check_against(&task, &req, outcome)?;
     attempts::end(rooms, out, ctx, &task, &claim, ending(&req, outcome))?;
     throttle(rooms, out, ctx, &task, &req);
-    let next = consequence(&mut task, ctx, &req, &claim);
+    let mut next = consequence(&mut task, ctx, &req, &claim);
+    if matches!(next, Next::Ready) && stands(rooms, &claim) {
+        // It would be pushed back at once, and handed back at once, for as long as nobody else can do it.
+        next = Next::Pending { ready_at_ms: ctx.now_ms.saturating_add(RELEASE_PAUSE_MS) };
+    }
     if outcome == AttemptOutcome::Completed {
-        body::put_result(out, &task.id, req.result.clone());
+        body::put_result(out, &task, req.result.clone())?;
     }
     moves::move_to(rooms, out, ctx, &mut task, next)?;
     match task.status() {
@@ -55,6 +61,11 @@ pub fn finish(
     let claim_next = if outcome == AttemptOutcome::Released { 0 } else { req.claim_next };
     let (next, draining) = hand_over(rooms, out, ctx, &claim, claim_next)?;
     Ok(FinishTaskResponse { status: task.status, fenced: false, next, draining, rev: ctx.rev, unblocked })
+}
+
+/// Whether work is pushed to the agent that hands this back.
+fn stands(rooms: &Rooms, claim: &Claim) -> bool {
+    rooms.agents.get(&claim.agent_id).is_some_and(|agent| agent.standing && claim::works(agent))
 }
 
 fn check_shape(req: &FinishTaskRequest) -> Outcome<()> {
@@ -160,15 +171,15 @@ fn failed(task: &mut Task, ctx: &Ctx, req: &FinishTaskRequest, permanently: bool
         return Next::Pending { ready_at_ms: ctx.now_ms.saturating_add(req.retry_after_ms) };
     }
     task.failures += 1;
-    if permanently || retry::is_final(&policy(task), &req.error_class) {
+    if permanently {
         return Next::Ended(TaskStatus::Failed);
     }
     after_failure(task, ctx, TaskStatus::Failed)
 }
 
-/// A retry after its delay, while the policy allows one; else the end.
+/// A retry after its delay, while the policy allows one for this kind of failure; else the end.
 pub(super) fn after_failure(task: &Task, ctx: &Ctx, end: TaskStatus) -> Next {
-    if !retry_allowed(task) {
+    if !retry_allowed(task) || retry::is_final(&policy(task), &task.error_class) {
         return Next::Ended(end);
     }
     // Tasks that fail in one command draw differently from its chance.

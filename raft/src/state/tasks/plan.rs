@@ -9,7 +9,7 @@ use quorate_proto::v1::{
 
 use super::needs::Needs;
 use super::{MAX_SETS, aftermath, cycle, idempotency_key, is_ended, load, moves, status_name, unblocks};
-use crate::error::{Fatal, Outcome, exhausted, invalid, not_found, precondition, reject};
+use crate::error::{Error, Fatal, Outcome, exhausted, invalid, not_found, precondition, reject};
 use crate::state::{Ctx, Rooms, agents, check_id};
 use crate::storage::rows::Rows;
 
@@ -23,6 +23,8 @@ pub const MAX_DEPTH: u32 = 16;
 pub const MAX_CHILDREN: u32 = 10_000;
 /// The most edges that a spawn adds to those that wait for its parent.
 const MAX_JOINED: usize = 10_000;
+/// The most tasks that one task may wait for, those that its dependencies spawned included.
+const MAX_OPEN: usize = 2_000;
 /// The most tasks that a search for a cycle looks at.
 const MAX_WALKED: usize = 100_000;
 
@@ -48,7 +50,7 @@ pub(super) struct Plan {
     /// The spawning task, with its children counted.
     pub(super) parent: Option<Task>,
     /// Tasks that wait for the parent, and shall wait for the new ones too.
-    pub(super) joined: Vec<Arc<str>>,
+    pub(super) joined: BTreeSet<Arc<str>>,
 }
 
 /// What is to be done with each specification, or why nothing is. Specifications are checked and complete.
@@ -235,8 +237,9 @@ pub(super) fn open_of(rows: &dyn Rows, task: &Task) -> Result<Vec<String>, Fatal
         let status = load(rows, id)?.map(|task| task.status());
         let soft = spec.soft_dependencies.contains(id);
         let settled = status.is_some_and(|status| unblocks(status) || (soft && is_ended(status)));
-        // A soft dependency that was purged has ended.
-        let purged = soft && status.is_none();
+        // What is gone was purged, and only what had ended can be; a pending one may not have come yet.
+        let yet_to_come = task.attempts == 0 && spec.pending_dependencies.contains(id);
+        let purged = status.is_none() && !yet_to_come;
         if !settled && !purged {
             open.push(id.clone());
         }
@@ -245,9 +248,9 @@ pub(super) fn open_of(rows: &dyn Rows, task: &Task) -> Result<Vec<String>, Fatal
 }
 
 /// Those that wait for the spawning task, if they are to wait for what it spawns.
-fn joined(rooms: &Rooms, req: &SubmitTasksRequest, new: &[(usize, &TaskSpec)]) -> Outcome<Vec<Arc<str>>> {
+fn joined(rooms: &Rooms, req: &SubmitTasksRequest, new: &[(usize, &TaskSpec)]) -> Outcome<BTreeSet<Arc<str>>> {
     let Some(spawn) = req.spawn.as_ref().filter(|spawn| spawn.dependents_wait) else {
-        return Ok(Vec::new());
+        return Ok(BTreeSet::new());
     };
     let waiting = rooms.tasks.waiting.get(spawn.parent_id.as_str());
     let edges = waiting.map_or(0, BTreeSet::len) * new.len();
@@ -255,16 +258,24 @@ fn joined(rooms: &Rooms, req: &SubmitTasksRequest, new: &[(usize, &TaskSpec)]) -
         let message = format!("spawn.dependents_wait would add {edges} edges; at most {MAX_JOINED} are accepted");
         return Err(exhausted("spawn.dependents_wait", message));
     }
-    Ok(waiting.into_iter().flatten().cloned().collect())
+    let joined: BTreeSet<Arc<str>> = waiting.into_iter().flatten().cloned().collect();
+    for id in &joined {
+        let open = rooms.tasks.blocked.get(id).map_or(0, BTreeSet::len) + new.len();
+        if open > MAX_OPEN {
+            let message = format!("task {id:?} would wait for {open} tasks; at most {MAX_OPEN} are accepted");
+            return Err(exhausted("spawn.dependents_wait", message));
+        }
+    }
+    Ok(joined)
 }
 
-/// A new circle can only close through a new task. Beyond the request the walk is needed only where something that
-/// exists waits for one of the new ones.
+/// A new circle can only close through a new task: inside the request, or, where something that exists waits for one of
+/// the new ones, through that.
 fn check_circles(
     rooms: &Rooms,
     new: &[(usize, &TaskSpec)],
     firsts: &BTreeMap<usize, First>,
-    joined: &[Arc<str>],
+    joined: &BTreeSet<Arc<str>>,
 ) -> Outcome<()> {
     let mut edges: BTreeMap<&str, &[String]> = BTreeMap::new();
     for (i, spec) in new {
@@ -272,35 +283,50 @@ fn check_circles(
             edges.insert(&spec.task_id, open);
         }
     }
-    let awaited = new.iter().any(|(_, spec)| rooms.tasks.waiting.contains_key(spec.task_id.as_str()));
-    let beyond = awaited || !joined.is_empty();
+    let inside = |id: &str| edges.get(id).map(|open| open.to_vec()).unwrap_or_default();
+    if let Some(path) = cycle::find(edges.keys().copied(), inside) {
+        return Err(circle(new, &path));
+    }
+    let children: Vec<String> = match joined.is_empty() {
+        true => Vec::new(),
+        false => new.iter().map(|(_, spec)| spec.task_id.clone()).collect(),
+    };
     let walked = std::cell::Cell::new(0_usize);
-    let waits_for = |id: &str| -> Vec<String> {
+    let beyond = |id: &str| -> Vec<String> {
         walked.set(walked.get() + 1);
-        if let Some(open) = edges.get(id) {
-            return open.to_vec();
-        }
-        if !beyond || walked.get() > MAX_WALKED {
+        if walked.get() > MAX_WALKED {
             return Vec::new();
         }
-        let open = rooms.tasks.blocked.get(id).into_iter().flatten().map(ToString::to_string);
-        let also = joined.iter().any(|joined| &**joined == id);
-        let children = new.iter().filter(|_| also).map(|(_, spec)| spec.task_id.clone());
-        open.chain(children).collect()
+        match edges.get(id) {
+            Some(open) => open.to_vec(),
+            None => {
+                let open = rooms.tasks.blocked.get(id).into_iter().flatten().map(ToString::to_string);
+                let also: &[String] = if joined.contains(id) { &children } else { &[] };
+                open.chain(also.iter().cloned()).collect()
+            }
+        }
     };
-    let found = cycle::find(edges.keys().copied(), waits_for);
-    if walked.get() > MAX_WALKED {
-        let message = format!("more than {MAX_WALKED} tasks would have to be looked at to rule a cycle out");
-        return Err(exhausted("tasks", message));
-    }
-    match found {
-        None => Ok(()),
-        Some(path) => {
-            let at = new.iter().find(|(_, spec)| path.contains(&spec.task_id)).map_or(0, |(i, _)| *i);
-            let message = format!("dependencies form a cycle: {}", path.join(" -> "));
-            Err(precondition(&format!("tasks[{at}].dependencies"), message))
+    let awaited = |id: &str| !joined.is_empty() || rooms.tasks.waiting.contains_key(id);
+    for id in edges.keys().filter(|id| awaited(id)) {
+        let found = cycle::through(id, &beyond);
+        if walked.get() > MAX_WALKED {
+            return Err(too_far("tasks"));
+        }
+        if let Some(path) = found {
+            return Err(circle(new, &path));
         }
     }
+    Ok(())
+}
+
+fn circle(new: &[(usize, &TaskSpec)], path: &[String]) -> Error {
+    let at = new.iter().find(|(_, spec)| path.contains(&spec.task_id)).map_or(0, |(i, _)| *i);
+    let message = format!("dependencies form a cycle: {}", cycle::shown(path));
+    precondition(&format!("tasks[{at}].dependencies"), message)
+}
+
+fn too_far(field: &str) -> Error {
+    exhausted(field, format!("more than {MAX_WALKED} tasks would have to be looked at to rule a cycle out"))
 }
 
 fn check_dependents(rooms: &Rooms, new: &[(usize, &TaskSpec)], firsts: &BTreeMap<usize, First>) -> Outcome<()> {
@@ -321,7 +347,7 @@ fn check_dependents(rooms: &Rooms, new: &[(usize, &TaskSpec)], firsts: &BTreeMap
 }
 
 /// A claim looks at the head of every line, so there may not be too many.
-fn check_sets(rooms: &Rooms, new: &[(usize, &TaskSpec)]) -> Outcome<()> {
+pub(super) fn check_sets(rooms: &Rooms, new: &[(usize, &TaskSpec)]) -> Outcome<()> {
     let queues = &rooms.tasks.queues;
     let mut added: BTreeMap<&str, BTreeSet<Needs>> = BTreeMap::new();
     for (i, spec) in new {
@@ -406,8 +432,14 @@ fn new_task(ctx: &Ctx, position: usize, spec: TaskSpec, parent: Option<&Task>) -
     }
 }
 
-/// Refuses what would make a task that exists wait in a circle. Walks from what it is to wait for.
-pub(super) fn check_added(rooms: &Rooms, task: &Task, dependencies: &[String]) -> Outcome<()> {
+/// Refuses what would make a task that exists wait in a circle, or too many wait for one. `open` is what it is to wait
+/// for besides what it waits for now.
+pub(super) fn check_added(rooms: &Rooms, task: &Task, open: &[String]) -> Outcome<()> {
+    for id in open {
+        if rooms.tasks.waiting.get(id.as_str()).is_some_and(|waiting| waiting.len() >= MAX_DEPENDENTS) {
+            return Err(exhausted("dependencies", format!("{MAX_DEPENDENTS} tasks wait for {id:?} already")));
+        }
+    }
     let walked = std::cell::Cell::new(0_usize);
     let waits_for = |id: &str| -> Vec<String> {
         walked.set(walked.get() + 1);
@@ -415,18 +447,17 @@ pub(super) fn check_added(rooms: &Rooms, task: &Task, dependencies: &[String]) -
             return Vec::new();
         }
         if id == task.id {
-            return dependencies.to_vec();
+            return open.to_vec();
         }
         rooms.tasks.blocked.get(id).into_iter().flatten().map(ToString::to_string).collect()
     };
-    let found = cycle::find([task.id.as_str()].into_iter(), waits_for);
-    match found.filter(|path| path.contains(&task.id)) {
-        _ if walked.get() > MAX_WALKED => {
-            let message = format!("more than {MAX_WALKED} tasks would have to be looked at to rule a cycle out");
-            Err(exhausted("dependencies", message))
-        }
+    let found = cycle::through(&task.id, waits_for);
+    if walked.get() > MAX_WALKED {
+        return Err(too_far("dependencies"));
+    }
+    match found {
         Some(path) => {
-            Err(precondition("dependencies", format!("dependencies would form a cycle: {}", path.join(" -> "))))
+            Err(precondition("dependencies", format!("dependencies would form a cycle: {}", cycle::shown(&path))))
         }
         None => Ok(()),
     }

@@ -9,7 +9,7 @@ use quorate_proto::log::{Done, StandingOrder};
 use quorate_proto::v1::Agent;
 
 use super::claim::{self, Gate, Picked};
-use super::queue::{Candidate, NO_PIN};
+use super::queue::{Candidate, LineKey, NO_PIN};
 use super::{aftermath, load_live};
 use crate::effect::Effect;
 use crate::error::{Fatal, Outcome};
@@ -38,11 +38,15 @@ pub fn settle(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, effects: usiz
 }
 
 fn push(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx) -> Result<(), Fatal> {
+    if !rooms.agents.has_standing() || !rooms.tasks.has_ready() {
+        return Ok(());
+    }
+    let free = rooms.agents.standing_for(&[], "").map(|agent| agent.id.as_str());
+    let mut lines = rooms.tasks.queues.waiting_lines(free);
+    // An agent that may start nothing is asked once in a command, not once a line.
+    let mut refused = BTreeSet::new();
     for _ in 0..PER_COMMAND {
-        if !rooms.agents.has_standing() {
-            return Ok(());
-        }
-        let Some((agent_id, picked)) = next_pair(rooms, ctx) else { return Ok(()) };
+        let Some((agent_id, picked)) = next_pair(rooms, ctx, &mut lines, &mut refused) else { return Ok(()) };
         let task = load_live(&*out.txn, &picked.task_id)?;
         let task = claim::assign(rooms, out, ctx, &agent_id, &picked, task)?;
         agents::take(rooms, out, ctx, &agent_id, 1)?;
@@ -52,38 +56,50 @@ fn push(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx) -> Result<(), Fatal
     Ok(())
 }
 
-/// The first candidate that somebody may take, and who.
-fn next_pair(rooms: &Rooms, ctx: &Ctx) -> Option<(String, Picked)> {
+/// The first head that somebody may take, and who. A line that is closed, empty or has no taker stays so for the rest of
+/// the command: assigning only takes room away.
+fn next_pair(
+    rooms: &Rooms,
+    ctx: &Ctx,
+    lines: &mut Vec<LineKey>,
+    refused: &mut BTreeSet<String>,
+) -> Option<(String, Picked)> {
     let gate = Gate { rooms, now_ms: ctx.now_ms };
-    let candidates = rooms.tasks.queues.candidates(claim::order(rooms, ctx.now_ms), |_, needs| gate.opens(needs));
-    // An agent that may start nothing is asked once, not once a line.
-    let mut refused: BTreeSet<&str> = BTreeSet::new();
-    for candidate in &candidates {
-        if let Some(agent) = taker(rooms, &gate, candidate, &mut refused) {
-            return Some((agent.id.clone(), Picked { task_id: candidate.task_id(), band: candidate.band }));
+    let order = claim::order(rooms, ctx.now_ms);
+    loop {
+        lines.retain(|line| gate.opens(&line.needs) && rooms.tasks.queues.head(line, order).is_some());
+        let heads = lines.iter().enumerate();
+        let (at, best) = heads
+            .filter_map(|(at, line)| Some((at, rooms.tasks.queues.head(line, order)?)))
+            .min_by(|(_, a), (_, b)| a.cmp(b))?;
+        match taker(rooms, &gate, &best, refused) {
+            Some(agent) => {
+                return Some((agent.id.clone(), Picked { task_id: best.task_id(), band: best.band }));
+            }
+            None => drop(lines.swap_remove(at)),
         }
     }
-    None
 }
 
 fn taker<'a>(
     rooms: &'a Rooms,
     gate: &Gate<'_>,
     candidate: &Candidate<'_>,
-    refused: &mut BTreeSet<&'a str>,
+    refused: &mut BTreeSet<String>,
 ) -> Option<&'a Agent> {
-    let mut may = |agent: &&'a Agent| {
-        if refused.contains(agent.id.as_str()) || !candidate.needs.fit(agent) {
+    let mut may = |agent: &&Agent| {
+        if refused.contains(&agent.id) || !candidate.needs.fit(agent) {
             return false;
         }
         let admitted = gate.admits(agent);
         if !admitted {
-            refused.insert(&agent.id);
+            refused.insert(agent.id.clone());
         }
         admitted
     };
+    let needs = candidate.needs;
     if candidate.pin == NO_PIN {
-        return rooms.agents.standing_for(&candidate.needs.capabilities).find(|agent| may(agent));
+        return rooms.agents.standing_for(&needs.capabilities, &needs.agent_type).find(|agent| may(agent));
     }
     rooms.agents.get(candidate.pin).filter(|agent| agent.standing && agents::is_available(agent) && may(agent))
 }

@@ -78,11 +78,11 @@ struct Line {
 impl Line {
     /// The first of each priority.
     fn heads(&self) -> impl Iterator<Item = (&Place, Stamp)> {
-        let mut from = 0_u8;
+        let mut from = Some(0_u8);
         std::iter::from_fn(move || {
-            let start = Place { rank: from, created_rev: 0, created_position: 0, id: Arc::from("") };
+            let start = Place { rank: from?, created_rev: 0, created_position: 0, id: Arc::from("") };
             let (place, stamp) = self.ready.range(start..).next()?;
-            from = place.rank.checked_add(1)?;
+            from = place.rank.checked_add(1);
             Some((place, *stamp))
         })
     }
@@ -94,6 +94,13 @@ pub(super) struct Queues {
     by_pin: BTreeMap<String, BTreeMap<Needs, Line>>,
     /// How many live tasks each share has.
     shares: BTreeMap<String, u64>,
+}
+
+/// Names a line.
+#[derive(Debug, Clone)]
+pub(super) struct LineKey {
+    pub(super) pin: String,
+    pub(super) needs: Needs,
 }
 
 /// How the heads of lines are compared.
@@ -226,18 +233,23 @@ impl Queues {
             .min()
     }
 
-    /// The best head of every line that is open, the first to go first.
-    pub(super) fn candidates<'a>(
-        &'a self,
-        order: Order<'a>,
-        open: impl Fn(&str, &Needs) -> bool,
-    ) -> Vec<Candidate<'a>> {
-        let mut found: Vec<Candidate<'a>> = (self.lines())
-            .filter(|(pin, needs, line)| !line.ready.is_empty() && open(pin, needs))
-            .filter_map(|(pin, needs, line)| self.candidate(pin, needs, line, order))
-            .collect();
-        found.sort_unstable();
-        found
+    /// The lines with something in them: those that any agent may serve, and those of these pins.
+    pub(super) fn waiting_lines<'p>(&self, pins: impl Iterator<Item = &'p str>) -> Vec<LineKey> {
+        [NO_PIN]
+            .into_iter()
+            .chain(pins)
+            .filter_map(|pin| self.by_pin.get_key_value(pin))
+            .flat_map(|(pin, lines)| lines.iter().map(move |(needs, line)| (pin, needs, line)))
+            .filter(|(_, _, line)| !line.ready.is_empty())
+            .map(|(pin, needs, _)| LineKey { pin: pin.clone(), needs: needs.clone() })
+            .collect()
+    }
+
+    /// The head of a line, if something stands in it.
+    pub(super) fn head<'a>(&'a self, key: &LineKey, order: Order<'a>) -> Option<Candidate<'a>> {
+        let (pin, lines) = self.by_pin.get_key_value(&key.pin)?;
+        let (needs, line) = lines.get_key_value(&key.needs)?;
+        self.candidate(pin, needs, line, order)
     }
 
     /// How long each line is, empty ones left out.
@@ -375,6 +387,14 @@ mod tests {
         assert_eq!(taken(&tasks, &agent("a", &[]), ageing, 8_009), ["young", "old"]);
         assert_eq!(taken(&tasks, &agent("a", &[]), ageing, 8_010), ["old", "young"]);
         assert_eq!(taken(&tasks, &agent("a", &[]), DispatchPolicy::default(), 8_010), ["young", "old"]);
+    }
+
+    #[test]
+    fn the_lowest_priority_is_a_head_too() {
+        let tasks = [task("lowest", 0, 1, &[], "")];
+        let ageing = DispatchPolicy { ageing_ms: 4_000, ..DispatchPolicy::default() };
+        assert_eq!(taken(&tasks, &agent("a", &[]), ageing, 0), ["lowest"]);
+        assert_eq!(queues(&tasks).depths().len(), 1);
     }
 
     #[test]

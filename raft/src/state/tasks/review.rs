@@ -1,6 +1,8 @@
 //! Reviews: a task that is reported done waits for others to accept it. An agent's review is a task of its own, which the
 //! author may never take; a person decides by name.
 
+use std::collections::BTreeSet;
+
 use quorate_proto::v1::{
     DecideTaskRequest, DecideTaskResponse, FinishTaskRequest, Review, Task, TaskSpec, TaskStatus, Verdict,
 };
@@ -39,6 +41,10 @@ pub fn decide(
     if task.reviews.iter().any(|review| review.person && review.reviewer == req.reviewer) {
         return Err(precondition("reviewer", format!("{:?} has accepted it already", req.reviewer)));
     }
+    if accepted && evidence::reviews_missing(&task).1 == 0 {
+        let message = format!("task {:?} needs no person's acceptance (any more); rework is still possible", task.id);
+        return Err(precondition("verdict", message));
+    }
     task.touched = true;
     let review = Review {
         reviewer: req.reviewer,
@@ -72,7 +78,9 @@ pub(super) fn review_completed(
     req: &FinishTaskRequest,
 ) -> Result<(), Fatal> {
     let Some(mut task) = load(&*out.txn, &review_task.review_of)? else { return Ok(()) };
-    if task.status() != TaskStatus::Reported {
+    // A review of an earlier attempt says nothing of this one, and nobody accepts their own work.
+    let current = task.status() == TaskStatus::Reported && review_ids(&task).contains(&review_task.id);
+    if !current || reviewer == task.author_agent_id {
         return Ok(());
     }
     let review = Review {
@@ -86,24 +94,25 @@ pub(super) fn review_completed(
     take(rooms, out, ctx, &mut task, review)
 }
 
-/// Begins the review of a task that was just reported: one task for each agent that must accept.
+/// Asks the next agent to review a reported task, if one more must accept: one after the other, so that each can be kept
+/// from those that have spoken.
 pub(super) fn begin(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task: &mut Task) -> Result<(), Fatal> {
-    let (agents, _) = evidence::reviews_missing(task);
-    for n in 1..=agents {
-        let mut review = new_review(&*out.txn, ctx, task, n)?;
-        submit::attach_child(out, task, &mut review);
-        let first = moves::first_place(&review, ctx);
-        moves::create(rooms, out, ctx, &mut review, first)?;
+    let (missing, _) = evidence::reviews_missing(task);
+    if missing == 0 {
+        return Ok(());
     }
-    if agents > 0 {
-        out.txn.put(&live_key(&task.id), task);
-    }
+    let n = evidence_reviews(task) - missing + 1;
+    let mut review = new_review(&*out.txn, ctx, task, n)?;
+    submit::attach_child(out, task, &mut review);
+    let first = moves::first_place(&review, ctx);
+    moves::create(rooms, out, ctx, &mut review, first)?;
+    out.txn.put(&live_key(&task.id), task);
     Ok(())
 }
 
 /// Notes the review, and moves the task if that settles it.
 fn take(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task: &mut Task, review: Review) -> Result<(), Fatal> {
-    let (accepted, comment) = (review.accepted, review.comment.clone());
+    let (accepted, comment, by_agent) = (review.accepted, review.comment.clone(), !review.person);
     task.reviews.push(review);
     if accepted {
         return match evidence::reviews_missing(task) {
@@ -113,7 +122,7 @@ fn take(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task: &mut Task, re
             }
             _ => {
                 out.txn.put(&live_key(&task.id), task);
-                Ok(())
+                if by_agent { begin(rooms, out, ctx, task) } else { Ok(()) }
             }
         };
     }
@@ -131,7 +140,7 @@ fn take(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task: &mut Task, re
 }
 
 /// What other reviewers still do is for nothing: they are stopped.
-fn drop_open_reviews(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task: &Task) -> Result<(), Fatal> {
+pub(super) fn drop_open_reviews(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task: &Task) -> Result<(), Fatal> {
     for id in review_ids(task) {
         if let Some(mut review) = load(&*out.txn, &id)?.filter(|review| !super::is_ended(review.status())) {
             cancel::cancel_one(rooms, out, ctx, &mut review, "the review was settled without it", true, true)?;
@@ -166,6 +175,8 @@ fn new_review(rows: &dyn Rows, ctx: &Ctx, task: &Task, n: u32) -> Result<Task, F
         return Err(Fatal::Corrupt(format!("the id {id:?} of a review task is taken, at rev {}", ctx.rev)));
     }
     let spec = task.spec.clone().unwrap_or_default();
+    let spoken = task.reviews.iter().filter(|review| !review.person).map(|review| review.reviewer.clone());
+    let excluded: BTreeSet<String> = spoken.chain([task.author_agent_id.clone()]).collect();
     let policy = spec.evidence.unwrap_or_default();
     Ok(Task {
         id: id.clone(),
@@ -175,7 +186,7 @@ fn new_review(rows: &dyn Rows, ctx: &Ctx, task: &Task, n: u32) -> Result<Task, F
             task_id: id,
             title: super::check::clip_title(&format!("Review: {}", spec.title)),
             required_capabilities: policy.review_capabilities,
-            excluded_agents: vec![task.author_agent_id.clone()],
+            excluded_agents: excluded.into_iter().collect(),
             priority: spec.priority,
             share: spec.share,
             cost: 1,

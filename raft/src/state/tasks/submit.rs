@@ -4,9 +4,10 @@
 use bytes::Bytes;
 use quorate_proto::v1::{SubmitTasksRequest, SubmitTasksResponse, SubmittedTask, Task, TaskSpec};
 
+use super::aftermath::Kind;
 use super::moves::{self, Next};
 use super::plan::{self, First, MAX_SUBMIT, Plan, Planned};
-use super::{check, child_key, corrupt, dependent_key, idempotency_key, live_key, load};
+use super::{check, child_key, corrupt, dependent_key, idempotency_key, live_key, load, load_live};
 use crate::error::{Fatal, Outcome, invalid};
 use crate::state::{Ctx, Out, Rooms};
 
@@ -48,6 +49,7 @@ fn write(
 ) -> Result<Vec<SubmittedTask>, Fatal> {
     let Plan { tasks, parent, joined } = plan;
     let mut submitted = Vec::with_capacity(tasks.len());
+    let mut born = Vec::new();
     for (planned, routed_by) in tasks.into_iter().zip(routed) {
         submitted.push(match planned {
             Planned::Existed { task_id } => (task_id, true),
@@ -55,14 +57,23 @@ fn write(
                 task.routed_by.clone_from(routed_by);
                 create(rooms, out, ctx, &mut task, first)?;
                 if !super::is_ended(task.status()) {
-                    for waiting in &joined {
-                        rooms.tasks.wait_for(&task.id, waiting);
-                        out.txn.put_bytes(&dependent_key(&task.id, waiting), Bytes::new());
-                    }
+                    born.push(task.id.clone());
                 }
                 (task.id, false)
             }
         });
+    }
+    if let Some(parent) = &parent {
+        for waiting in &joined {
+            join(rooms, out, ctx, &parent.id, waiting, &born)?;
+        }
+    }
+    // One that ended at birth may be waited for by one that the request lists before it.
+    for (task_id, _) in submitted.iter().filter(|(_, existed)| !existed) {
+        let waited_for = rooms.tasks.waiting.contains_key(task_id.as_str());
+        if waited_for && !super::is_live(&*out.txn, task_id)? {
+            rooms.tasks.aftermath.add(ctx, Kind::Dependents, task_id);
+        }
     }
     if let Some(parent) = parent {
         out.txn.put(&live_key(&parent.id), &parent);
@@ -75,6 +86,30 @@ fn write(
             Ok(SubmittedTask { task_id, status: task.status, existed })
         })
         .collect()
+}
+
+/// A task that waits for the parent waits for what it spawned too, in the same way.
+fn join(
+    rooms: &mut Rooms,
+    out: &mut Out<'_, '_>,
+    ctx: &Ctx,
+    parent_id: &str,
+    waiting: &str,
+    born: &[String],
+) -> Result<(), Fatal> {
+    let mut task = load_live(&*out.txn, waiting)?;
+    if let Some(spec) = &mut task.spec {
+        let soft = spec.soft_dependencies.iter().any(|id| id == parent_id);
+        let list = if soft { &mut spec.soft_dependencies } else { &mut spec.dependencies };
+        list.extend(born.iter().cloned());
+    }
+    for child in born {
+        rooms.tasks.wait_for(child, waiting);
+        out.txn.put_bytes(&dependent_key(child, waiting), Bytes::new());
+    }
+    task.updated_at_ms = ctx.now_ms;
+    out.txn.put(&live_key(waiting), &task);
+    Ok(())
 }
 
 fn create(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task: &mut Task, first: First) -> Result<(), Fatal> {

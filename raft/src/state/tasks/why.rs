@@ -4,7 +4,7 @@ use quorate_proto::v1::{LimitScope, Reason, Task, TaskStatus};
 
 use super::claim::Gate;
 use super::needs::Needs;
-use super::{aftermath, evidence, load, status_name};
+use super::{aftermath, cycle, evidence, load, status_name};
 use crate::error::Fatal;
 use crate::state::breakers::{self, Admission};
 use crate::state::{Rooms, agents};
@@ -12,6 +12,8 @@ use crate::storage::rows::Rows;
 
 /// How many dependencies, and how many agents, are named.
 const NAMED: usize = 20;
+/// How many tasks are looked at for a circle.
+const WALKED: usize = 10_000;
 /// How far back in its line a task's place is counted.
 const COUNTED: usize = 100_000;
 
@@ -38,11 +40,14 @@ fn reason(code: &str, subject: &str, message: String) -> Reason {
 
 fn blocked(rooms: &Rooms, rows: &dyn Rows, task: &Task) -> Result<Vec<Reason>, Fatal> {
     let mut reasons = Vec::new();
-    let circle = super::cycle::find([task.id.as_str()].into_iter(), |id| {
-        rooms.tasks.blocked.get(id).into_iter().flatten().take(NAMED).map(ToString::to_string).collect()
+    let walked = std::cell::Cell::new(0_usize);
+    let circle = cycle::through(&task.id, |id| {
+        walked.set(walked.get() + 1);
+        let open = rooms.tasks.blocked.get(id).filter(|_| walked.get() <= WALKED);
+        open.into_iter().flatten().map(ToString::to_string).collect()
     });
     if let Some(path) = circle {
-        reasons.push(reason("deadlock", &task.id, format!("waits in a circle: {}", path.join(" -> "))));
+        reasons.push(reason("deadlock", &task.id, format!("waits in a circle: {}", cycle::shown(&path))));
     }
     let open = rooms.tasks.open_dependencies(task);
     for id in open.iter().take(NAMED) {
