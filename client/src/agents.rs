@@ -141,7 +141,7 @@ mod tests {
     fn not_found(doubt: bool) -> Outcome<DrainAgentResponse> {
         let (code, field) = (RejectionCode::NotFound, "agent_id".to_owned());
         let result = Err(Error::Rejected { code, field, message: "no such agent".to_owned() });
-        Outcome { result, sent: Instant::now(), doubt }
+        Outcome { result, sent: Instant::now(), doubt, node: None }
     }
 
     #[test]

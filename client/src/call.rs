@@ -68,6 +68,14 @@ pub(crate) struct Outcome<T> {
     pub(crate) sent: Instant,
     /// An earlier attempt may have taken effect, so that a refusal may be its doing.
     pub(crate) doubt: bool,
+    /// The endpoint of the node that gave the answer, if there is one.
+    pub(crate) node: Option<String>,
+}
+
+impl<T> Outcome<T> {
+    fn refused(error: Error, sent: Instant, doubt: bool) -> Self {
+        Outcome { result: Err(error), sent, doubt, node: None }
+    }
 }
 
 /// Calls until there is an answer, a refusal, or no time left.
@@ -89,13 +97,15 @@ where
         let sent = Instant::now();
         let budget = plan.attempt_limit(config).min(deadline.saturating_duration_since(sent));
         let failure = match one_attempt(channels, budget, &mut attempt).await {
-            Ok(answer) => return Outcome { result: Ok(answer), sent, doubt: doubt.is_some() },
+            Ok((answer, node)) => {
+                return Outcome { result: Ok(answer), sent, doubt: doubt.is_some(), node: Some(node) };
+            }
             Err(failure) => failure,
         };
         let last = match failure {
-            Failure::Final(error) => return Outcome { result: Err(error), sent, doubt: doubt.is_some() },
+            Failure::Final(error) => return Outcome::refused(error, sent, doubt.is_some()),
             Failure::Unknown(message) if plan.repeat == Repeat::Unsafe => {
-                return Outcome { result: Err(Error::OutcomeUnknown { message }), sent, doubt: true };
+                return Outcome::refused(Error::OutcomeUnknown { message }, sent, true);
             }
             Failure::Unknown(message) => {
                 if plan.repeat == Repeat::Safe {
@@ -115,7 +125,7 @@ where
                     last,
                 },
             };
-            return Outcome { result: Err(error), sent, doubt: in_doubt };
+            return Outcome::refused(error, sent, in_doubt);
         }
         tracing::debug!(%last, ?wait, "trying again");
         sleep(wait).await;
@@ -123,12 +133,12 @@ where
     }
 }
 
-/// One attempt at the node that looks best, and what it teaches about the nodes.
+/// One attempt at the node that looks best, and what it teaches about the nodes. An answer comes with that node.
 async fn one_attempt<T, F>(
     channels: &Channels,
     budget: Duration,
     attempt: &mut impl FnMut(Channel) -> F,
-) -> Result<T, Failure>
+) -> Result<(T, String), Failure>
 where
     F: Future<Output = Result<Response<T>, Status>>,
 {
@@ -138,7 +148,7 @@ where
             if let Some(leader) = leader_hint(response.metadata()) {
                 channels.leads(leader);
             }
-            Ok(response.into_inner())
+            Ok((response.into_inner(), connection.endpoint))
         }
         Ok(Err(status)) => {
             let failure = classify(&status);
@@ -218,6 +228,7 @@ mod tests {
     async fn the_answer_comes_with_the_time_of_its_own_attempt() {
         let began = Instant::now();
         let (answered, attempts) = scripted(Plan::SAFE, vec![Err(broken()), Ok(7)]).await;
+        assert!(answered.node.is_some_and(|node| ["a:1", "b:1"].contains(&node.as_str())));
         assert_eq!((answered.result.unwrap(), attempts), (7, 2));
         assert!(answered.sent - began >= FIRST_PAUSE / 2, "counted from the first attempt");
     }

@@ -154,7 +154,7 @@ mod tests {
 
     fn refused<T>(code: RejectionCode, doubt: bool) -> Outcome<T> {
         let result = Err(Error::Rejected { code, field: String::new(), message: "no".to_owned() });
-        Outcome { result, sent: Instant::now(), doubt }
+        Outcome { result, sent: Instant::now(), doubt, node: None }
     }
 
     #[test]

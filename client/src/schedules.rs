@@ -147,7 +147,8 @@ mod tests {
 
     fn refused<T>(code: RejectionCode, doubt: bool) -> Outcome<T> {
         let (field, message) = ("schedule_id".to_owned(), "no".to_owned());
-        Outcome { result: Err(Error::Rejected { code, field, message }), sent: Instant::now(), doubt }
+        let result = Err(Error::Rejected { code, field, message });
+        Outcome { result, sent: Instant::now(), doubt, node: None }
     }
 
     #[test]

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use prost::Message;
 use quorate_proto::v1::tasks_client::TasksClient;
 use quorate_proto::v1::{
     ClaimTasksRequest, ClaimTasksResponse, FinishTaskRequest, FinishTaskResponse, GetTaskRequest, GetTaskResponse,
     ListAttemptsRequest, ListAttemptsResponse, ListDeadlocksRequest, ListDeadlocksResponse, ListTasksRequest,
-    ListTasksResponse, Spawn, SubmitTasksRequest, SubmitTasksResponse, SubmittedTask, Task, TaskSpec, TaskStatsRequest,
+    ListTasksResponse, RejectionCode, Spawn, SubmitTasksRequest, SubmitTasksResponse, SubmittedTask, Task, TaskSpec, TaskStatsRequest,
     TaskStatsResponse, TaskStatus, WhyTaskRequest, WhyTaskResponse, WorkEvent, WorkRequest,
 };
 use tokio::time::{Instant, sleep};
@@ -29,6 +30,8 @@ use crate::sessions::{Session, UnderWay};
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const SLOWEST_LOOK: Duration = Duration::from_millis(500);
+/// Whoever waits for longer waits for ever; and a clock can still count it.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// The task queue.
 #[derive(Debug, Clone)]
@@ -77,6 +80,7 @@ impl Tasks {
     /// As [`Tasks::submit`], with every option.
     pub async fn submit_with(&self, mut request: SubmitTasksRequest) -> Result<SubmitTasksResponse, Error> {
         give_keys(&mut request)?;
+        check_size(&request)?;
         let submitted = self
             .client
             .call_in_full(Plan::SAFE, |channel| {
@@ -118,15 +122,15 @@ impl Tasks {
         agent_id: &str,
     ) -> Result<BoxStream<'static, Result<WorkEvent, Error>>, Error> {
         let request = WorkRequest { agent_id: agent_id.to_owned(), session_id: session.id().to_owned() };
-        let events = self
+        let opened = self
             .client
-            .call(Plan::SAFE, |channel| {
+            .call_in_full(Plan::SAFE, |channel| {
                 let request = request.clone();
                 async move { stub(channel).work(request).await }
             })
-            .await?;
-        let client = self.client.clone();
-        Ok(events.map_err(move |status| cut_off(&client, &status)).boxed())
+            .await;
+        let (events, node, client) = (opened.result?, opened.node, self.client.clone());
+        Ok(events.map_err(move |status| cut_off(&client, node.as_deref(), &status)).boxed())
     }
 
     /// Ends an attempt. With a session, or a request id of the caller's own, a resend also gets the same follow-up
@@ -137,6 +141,7 @@ impl Tasks {
         mut request: FinishTaskRequest,
     ) -> Result<FinishTaskResponse, Error> {
         let _under_way = identify(&mut request, session);
+        check_size(&request)?;
         // The token itself makes a plain finish safe to repeat; only tasks handed out with it would be lost.
         let plan = if request.claim_next > 0 && request.request.is_none() { Plan::UNSAFE } else { Plan::SAFE };
         self.client
@@ -203,7 +208,7 @@ impl Tasks {
 
     /// Waits until the task has ended, however it ended. One that is reported has not: it may be sent back.
     pub async fn wait(&self, task_id: &str, limit: Duration) -> Result<Task, Error> {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + limit.min(FOR_EVER);
         let mut pause = FIRST_LOOK;
         loop {
             let task = self.get(task_id).await?.task.unwrap_or_default();
@@ -237,6 +242,20 @@ fn give_keys(request: &mut SubmitTasksRequest) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses what no message can carry. Sent, it would fail on the way, every time, and not as something that certainly had
+/// no effect.
+fn check_size(request: &impl Message) -> Result<(), Error> {
+    let (limit, bytes) = (crate::MAX_MESSAGE_BYTES, request.encoded_len());
+    if bytes <= limit {
+        return Ok(());
+    }
+    Err(Error::Rejected {
+        code: RejectionCode::InvalidArgument,
+        field: String::new(),
+        message: format!("a request must be at most {limit} bytes; got {bytes}"),
+    })
+}
+
 fn claim_request(under_way: &UnderWay, agent_id: &str, max_tasks: u32, wait: Duration) -> ClaimTasksRequest {
     let id = under_way.id();
     ClaimTasksRequest {
@@ -249,11 +268,16 @@ fn claim_request(under_way: &UnderWay, agent_id: &str, max_tasks: u32, wait: Dur
 }
 
 /// What the end of a standing order means. A refusal is one; anything else is a reason to order again.
-fn cut_off(client: &Client, status: &Status) -> Error {
+fn cut_off(client: &Client, node: Option<&str>, status: &Status) -> Error {
+    let failure = classify(status);
+    if let (Some(node), Failure::NoEffect(_) | Failure::Unknown(_)) = (node, &failure) {
+        // Or the next order would go to the same node, which may take its time to be found dead.
+        client.channels().failed(node);
+    }
     if let Some(leader) = leader_hint(status.metadata()) {
         client.channels().leads(leader);
     }
-    match classify(status) {
+    match failure {
         Failure::Final(error) => error,
         Failure::NoEffect(last) | Failure::Unknown(last) => {
             Error::Unavailable { message: "the standing order was cut off".to_owned(), last }
@@ -278,7 +302,7 @@ fn has_ended(status: TaskStatus) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::v1::{RejectionCode, RequestId};
+    use quorate_proto::v1::{CheckResult, RequestId};
 
     use super::*;
 
@@ -305,10 +329,44 @@ mod tests {
     #[tokio::test]
     async fn only_a_refusal_ends_a_standing_order_for_good() {
         let session = Session::alone(TTL, Instant::now());
-        let refused = cut_off(session.client(), &Status::not_found("no such agent"));
+        let refused = cut_off(session.client(), None, &Status::not_found("no such agent"));
         assert!(matches!(refused, Error::Rejected { code: RejectionCode::NotFound, .. }), "{refused:?}");
-        let broken = cut_off(session.client(), &Status::unknown("the connection broke"));
+        let broken = cut_off(session.client(), None, &Status::unknown("the connection broke"));
         assert!(matches!(broken, Error::Unavailable { .. }), "{broken:?}");
+    }
+
+    #[tokio::test]
+    async fn a_broken_order_is_placed_elsewhere_and_a_refused_one_is_not_the_nodes_fault() {
+        let client = Client::connect(crate::Config::new(["a:1", "b:1"])).unwrap();
+        let first = client.channels().pick().unwrap().endpoint;
+        cut_off(&client, Some(&first), &Status::not_found("no such agent"));
+        assert_eq!(client.channels().pick().unwrap().endpoint, first);
+        cut_off(&client, Some(&first), &Status::unknown("the connection broke"));
+        assert_ne!(client.channels().pick().unwrap().endpoint, first);
+    }
+
+    #[tokio::test]
+    async fn what_no_message_carries_is_refused_and_not_unknown() {
+        let session = Session::alone(TTL, Instant::now());
+        let tasks = Tasks { client: session.client().clone() };
+        let half = || TaskSpec { payload: vec![0; crate::MAX_MESSAGE_BYTES / 2].into(), ..TaskSpec::default() };
+        let too_many = tasks.submit(vec![half(), half()]).await;
+        assert!(matches!(too_many, Err(Error::Rejected { code: RejectionCode::InvalidArgument, .. })), "{too_many:?}");
+        // Evidence counts as well as results do.
+        let check = CheckResult { name: "x".repeat(crate::MAX_MESSAGE_BYTES), exit_code: 0 };
+        let request = FinishTaskRequest { checks: vec![check], ..FinishTaskRequest::default() };
+        let too_long = tasks.finish(Some(&session), request).await;
+        assert!(matches!(too_long, Err(Error::Rejected { code: RejectionCode::InvalidArgument, .. })), "{too_long:?}");
+        assert_eq!(session.next_request().done_below, 2, "it leaves no request under way");
+        let fits = tasks.submit(vec![half()]).await;
+        assert!(matches!(fits, Err(Error::Unavailable { .. })), "nobody is there to take it: {fits:?}");
+    }
+
+    #[tokio::test]
+    async fn one_may_wait_for_ever() {
+        let session = Session::alone(TTL, Instant::now());
+        let waited = Tasks { client: session.client().clone() }.wait("t", Duration::MAX).await;
+        assert!(matches!(waited, Err(Error::Unavailable { .. })), "{waited:?}");
     }
 
     #[tokio::test]

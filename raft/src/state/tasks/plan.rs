@@ -308,7 +308,7 @@ fn check_circles(
     };
     let awaited = |id: &str| !joined.is_empty() || rooms.tasks.waiting.contains_key(id);
     for id in edges.keys().filter(|id| awaited(id)) {
-        let found = cycle::through(id, &beyond);
+        let found = cycle::through(id, beyond);
         if walked.get() > MAX_WALKED {
             return Err(too_far("tasks"));
         }
