@@ -22,7 +22,9 @@ mod stretch;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use quorate_proto::v1::{ExecutionMode, KeyValue, RegisterAgentRequest};
+use quorate_proto::v1::{
+    AgentStatus, ExecutionMode, KeyValue, RegisterAgentRequest, RegisterAgentResponse, RejectionCode,
+};
 use tokio::time::sleep;
 
 use crate::client::Client;
@@ -132,7 +134,8 @@ impl Worker {
     }
 
     /// Works until `shutdown` resolves, then finishes what it has begun and leaves. An error means that it could not
-    /// begin: the cluster refused it, or could not be reached in time.
+    /// begin: the cluster refused it, or could not be reached in time; or that another process took its agent's id.
+    /// While an earlier agent of its id is being drained, it waits for that one to go.
     pub async fn run<H, F>(&self, handler: H, shutdown: impl Future<Output = ()>) -> Result<WorkerReport, Error>
     where
         H: Fn(Job) -> F + Clone + Send + Sync + 'static,
@@ -140,11 +143,17 @@ impl Worker {
     {
         let mut shutdown = pin!(shutdown);
         let mut report = WorkerReport::default();
-        let mut session = self.begin().await?;
+        let begun = tokio::select! {
+            biased;
+            () = shutdown.as_mut() => return Ok(report),
+            begun = self.begin() => begun,
+        };
+        let mut session = begun?;
         loop {
             let over = Stretch::new(self, session).work(&handler, shutdown.as_mut(), &mut report).await;
             match over {
                 Over::Left => return Ok(report),
+                Over::Taken => return Err(order::taken(&self.registration.agent_id)),
                 Over::SessionLost => report.sessions_lost += 1,
             }
             session = match self.begin_again(shutdown.as_mut()).await? {
@@ -156,14 +165,28 @@ impl Worker {
 
     /// Opens a session and registers under it.
     async fn begin(&self) -> Result<Session, Error> {
+        let mut pause = FIRST_PAUSE;
         loop {
             let session = self.client.sessions().open(self.session_ttl).await?;
             match self.client.agents().register(&session, self.registration.clone()).await {
-                Ok(_) => return Ok(session),
+                Ok(registered) if !is_draining(&registered) => return Ok(session),
+                // A drain is not undone: the record goes with the last task of its earlier life. Then there is a new one
+                // to be had.
+                Ok(_) => {
+                    tracing::warn!(agent = self.registration.agent_id, "an agent of this id is being drained; waiting");
+                    leave_behind(&session).await;
+                }
                 // The session ended before the agent was registered: begin again.
-                Err(error) if error.is_not_found() => sleep(FIRST_PAUSE).await,
-                Err(error) => return Err(error),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => {
+                    if matches!(error, Error::Rejected { .. }) {
+                        leave_behind(&session).await;
+                    }
+                    return Err(error);
+                }
             }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -178,9 +201,7 @@ impl Worker {
             };
             match begun {
                 Ok(session) => return Ok(Some(session)),
-                Err(error @ (Error::Unavailable { .. } | Error::OutcomeUnknown { .. })) => {
-                    tracing::warn!(%error, "could not begin again; trying on");
-                }
+                Err(error) if may_pass(&error) => tracing::warn!(%error, "could not begin again; trying on"),
                 Err(error) => return Err(error),
             }
             tokio::select! {
@@ -193,8 +214,30 @@ impl Worker {
     }
 }
 
+/// Closes a session that came to nothing, so that it does not count against anybody until its TTL is over.
+async fn leave_behind(session: &Session) {
+    if let Err(error) = session.close().await {
+        tracing::warn!(%error, "a session was not closed; it ends by its TTL");
+    }
+}
+
+fn is_draining(registered: &RegisterAgentResponse) -> bool {
+    registered.agent.as_ref().is_some_and(|agent| agent.status() == AgentStatus::Draining)
+}
+
+/// Whether one that was registered before may be again, later: nobody could be reached, or others take up the room.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Unavailable { .. } | Error::OutcomeUnknown { .. } => true,
+        Error::Rejected { code, .. } => *code == RejectionCode::ResourceExhausted,
+        Error::Fenced { .. } | Error::Config { .. } => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use quorate_proto::v1::Agent;
+
     use super::*;
 
     fn worker() -> Worker {
@@ -208,6 +251,30 @@ mod tests {
         let never = |_: Job| std::future::pending::<Done>();
         let ended = worker().run(never, std::future::pending()).await;
         assert!(matches!(ended, Err(Error::Unavailable { .. } | Error::OutcomeUnknown { .. })), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_told_to_stop_before_it_could_begin_stops() {
+        let never = |_: Job| std::future::pending::<Done>();
+        // Sooner than the one call that it takes to fail.
+        let ended = worker().run(never, sleep(Duration::from_millis(5))).await;
+        assert_eq!(ended.ok(), Some(WorkerReport::default()));
+    }
+
+    #[test]
+    fn a_full_cluster_may_have_room_later_and_a_wrong_registration_stays_wrong() {
+        let rejected = |code| Error::Rejected { code, field: String::new(), message: String::new() };
+        assert!(may_pass(&rejected(RejectionCode::ResourceExhausted)));
+        assert!(!may_pass(&rejected(RejectionCode::InvalidArgument)));
+    }
+
+    #[test]
+    fn a_record_that_is_being_drained_is_waited_for() {
+        let registered = |status: AgentStatus| RegisterAgentResponse {
+            agent: Some(Agent { status: status as i32, ..Agent::default() }),
+            rev: 1,
+        };
+        assert!(is_draining(&registered(AgentStatus::Draining)) && !is_draining(&registered(AgentStatus::Busy)));
     }
 
     #[tokio::test]

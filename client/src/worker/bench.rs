@@ -22,10 +22,10 @@ use crate::tasks::Tasks;
 
 /// The pause before a finish that nobody took is sent again, on top of the call's own retries.
 const PAUSE: Duration = Duration::from_millis(200);
-/// The tail of an output that the cluster keeps; there is no point in sending more.
-const OUTPUT_BYTES: usize = 64 << 10;
-/// What a finish may carry besides its outputs and still fit into a message.
-const RESULT_BYTES: usize = crate::MAX_MESSAGE_BYTES - (1 << 20);
+/// What the cluster keeps of an output, its end, and of an error, its beginning; there is no point in sending more.
+const KEPT_BYTES: usize = 64 << 10;
+/// The longest pause that the cluster takes from a provider.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(86_400);
 
 /// What every job of one session works with.
 #[derive(Clone)]
@@ -106,20 +106,15 @@ impl Bench {
     }
 
     async fn finish(&self, attempt: Attempt, done: Done) -> Ended {
-        let request = finish_of(&attempt, done);
-        let mut kind = request.kind();
-        let mut answer = match oversized(&request) {
-            Some(refusal) => Some(Err(refusal)),
-            None => self.deliver(request).await,
-        };
-        if let Some(instead) = in_place_of(kind, answer.as_ref()) {
+        let mut request = finish_of(&attempt, done);
+        let mut answer = self.deliver(request.clone()).await;
+        if let Some(instead) = in_place_of(&request, answer.as_ref()) {
             tracing::error!(task = attempt.0, ?answer, "a finish was refused");
-            let request = finish_of(&attempt, instead);
-            kind = request.kind();
-            answer = self.deliver(request).await;
+            request = finish_of(&attempt, instead);
+            answer = self.deliver(request.clone()).await;
         }
         let count = match answer {
-            Some(Ok(_)) => count_of(kind),
+            Some(Ok(_)) => count_of(request.kind()),
             Some(Err(Error::Rejected { code, message, .. })) if code != RejectionCode::NotFound => {
                 tracing::error!(task = attempt.0, message, "a finish was refused");
                 Count::Failed
@@ -169,14 +164,16 @@ fn may_pass(error: &Error) -> bool {
 
 /// What to say instead of a finish that itself was refused: without one that is accepted the attempt would stay open
 /// until it times out. That its task or session is not there is no such refusal.
-fn in_place_of(kind: FinishKind, answer: Option<&Result<FinishTaskResponse, Error>>) -> Option<Done> {
+fn in_place_of(refused: &FinishTaskRequest, answer: Option<&Result<FinishTaskResponse, Error>>) -> Option<Done> {
     let Some(Err(Error::Rejected { code, field, message })) = answer else { return None };
     if *code == RejectionCode::NotFound {
         return None;
     }
     let error = format!("the result was refused: {message}");
-    match kind {
+    match refused.kind() {
         FinishKind::FailedPermanently => None,
+        // Its class or its pause was wrong. It failed all the same, and another attempt may do better.
+        FinishKind::Failed => Some(Done::failed(refused.error.as_str()).with_output(output_of(refused))),
         FinishKind::Cancelled => Some(Done::Released),
         // The next attempt may bring what the task's evidence policy asks for.
         FinishKind::Completed if is_evidence(field) => Some(Done::failed(error).class("evidence")),
@@ -186,16 +183,6 @@ fn in_place_of(kind: FinishKind, answer: Option<&Result<FinishTaskResponse, Erro
 
 fn is_evidence(field: &str) -> bool {
     field.starts_with("artifacts") || field.starts_with("checks")
-}
-
-/// A finish that no message could carry; sending it would fail in the same way for ever.
-fn oversized(request: &FinishTaskRequest) -> Option<Error> {
-    let (result, words) = (request.result.len(), request.error.len() + request.comment.len());
-    (result + words > RESULT_BYTES).then(|| Error::Rejected {
-        code: RejectionCode::InvalidArgument,
-        field: "result".to_owned(),
-        message: format!("result, error and comment must fit into a message; got {result} and {words} bytes"),
-    })
 }
 
 fn count_of(kind: FinishKind) -> Count {
@@ -217,12 +204,13 @@ fn finish_of(attempt: &Attempt, done: Done) -> FinishTaskRequest {
             leaving(output, FinishTaskRequest { result, artifacts, checks, verdict, comment, ..completed })
         }
         Done::Failed { error, class, retry_after, output } => {
-            let failed = of(FinishKind::Failed);
+            let (failed, error) = (of(FinishKind::Failed), head(error));
+            let retry_after = retry_after.min(LONGEST_RETRY_AFTER);
             let retry_after_ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
             leaving(output, FinishTaskRequest { error, error_class: class, retry_after_ms, ..failed })
         }
         Done::FailedPermanently { error, output } => {
-            leaving(output, FinishTaskRequest { error, ..of(FinishKind::FailedPermanently) })
+            leaving(output, FinishTaskRequest { error: head(error), ..of(FinishKind::FailedPermanently) })
         }
         Done::Released => of(FinishKind::Released),
         Done::Cancelled => of(FinishKind::Cancelled),
@@ -234,8 +222,17 @@ fn leaving(output: Output, request: FinishTaskRequest) -> FinishTaskRequest {
     FinishTaskRequest { exit_code, stdout: tail(&stdout), stderr: tail(&stderr), ..request }
 }
 
+fn output_of(request: &FinishTaskRequest) -> Output {
+    Output { exit_code: request.exit_code, stdout: request.stdout.clone(), stderr: request.stderr.clone() }
+}
+
+fn head(mut error: String) -> String {
+    error.truncate(error.floor_char_boundary(KEPT_BYTES));
+    error
+}
+
 fn tail(output: &Bytes) -> Bytes {
-    output.slice(output.len().saturating_sub(OUTPUT_BYTES)..)
+    output.slice(output.len().saturating_sub(KEPT_BYTES)..)
 }
 
 #[cfg(test)]
@@ -268,7 +265,8 @@ mod tests {
     #[test]
     fn a_refused_result_is_replaced_by_what_will_be_taken() {
         use RejectionCode::{FailedPrecondition, InvalidArgument, NotFound};
-        let told = |kind, error| in_place_of(kind, Some(&Err(error)));
+        let of = |kind: FinishKind| FinishTaskRequest { kind: kind as i32, ..FinishTaskRequest::default() };
+        let told = |kind, error| in_place_of(&of(kind), Some(&Err(error)));
         let completed = |code, field| told(FinishKind::Completed, rejected(code, field));
         assert!(matches!(completed(InvalidArgument, "result"), Some(Done::FailedPermanently { .. })));
         let missing = completed(InvalidArgument, "artifacts");
@@ -278,7 +276,20 @@ mod tests {
         assert!(told(FinishKind::FailedPermanently, rejected(InvalidArgument, "error")).is_none());
         let acknowledged = told(FinishKind::Cancelled, rejected(FailedPrecondition, "kind"));
         assert!(matches!(acknowledged, Some(Done::Released)));
-        assert!(in_place_of(FinishKind::Completed, None).is_none());
+        assert!(in_place_of(&of(FinishKind::Completed), None).is_none());
+    }
+
+    #[test]
+    fn a_failure_that_was_described_wrongly_is_still_one_that_may_be_tried_again() {
+        let output = Output { exit_code: Some(3), stderr: "no".into(), ..Output::default() };
+        let request = finish(Done::failed("no answer").class("no id").with_output(output));
+        let refusal = Err(rejected(RejectionCode::InvalidArgument, "error_class"));
+        let request = finish(in_place_of(&request, Some(&refusal)).unwrap());
+        assert_eq!((request.kind(), request.error.as_str()), (FinishKind::Failed, "no answer"));
+        assert_eq!((request.error_class.as_str(), request.retry_after_ms), ("", 0));
+        assert_eq!((request.exit_code, request.stderr.as_ref()), (Some(3), &b"no"[..]));
+        let limited = finish(Done::rate_limited("429", Duration::MAX));
+        assert_eq!((limited.kind(), limited.retry_after_ms), (FinishKind::Failed, 86_400_000));
     }
 
     #[test]
@@ -290,15 +301,15 @@ mod tests {
     }
 
     #[test]
-    fn outputs_are_cut_to_their_tails_and_results_are_not() {
-        let long: Bytes = [vec![b'a'; OUTPUT_BYTES], vec![b'b'; OUTPUT_BYTES]].concat().into();
+    fn outputs_are_cut_to_their_tails_and_errors_to_their_heads_and_results_are_not() {
+        let long: Bytes = [vec![b'a'; KEPT_BYTES], vec![b'b'; KEPT_BYTES]].concat().into();
         let output = Output { stdout: long.clone(), ..Output::default() };
         let request = finish(Done::completed(long.clone()).with_output(output));
-        assert_eq!(request.stdout, vec![b'b'; OUTPUT_BYTES]);
+        assert_eq!(request.stdout, vec![b'b'; KEPT_BYTES]);
         assert_eq!(request.result, long);
-        assert!(oversized(&request).is_none());
-        let huge = FinishTaskRequest { result: vec![0; RESULT_BYTES + 1].into(), ..request };
-        assert!(oversized(&huge).is_some());
+        let wordy = "a".repeat(KEPT_BYTES - 1) + "ä";
+        assert_eq!(finish(Done::failed(wordy.as_str())).error.len(), KEPT_BYTES - 1);
+        assert_eq!(finish(Done::failed_permanently(wordy)).error.len(), KEPT_BYTES - 1);
     }
 
     #[test]

@@ -10,18 +10,18 @@ use quorate_proto::v1::work_event::Event;
 use quorate_proto::v1::{HeldAttemptGone, Task};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::bench::{Bench, Count, Ended};
 use super::known::{Known, attempt_of};
-use super::order::{Meaning, Order, judge};
+use super::order::{First, Meaning, Order, judge};
 use super::stop::Stop;
 use super::{Done, Job, Worker, WorkerReport};
 use crate::agents::Agents;
 use crate::error::Error;
 use crate::sessions::Session;
 
-/// How long handlers have to let go of what is no longer theirs.
+/// How long handlers have to let go of what is no longer theirs, and the cluster to end what this worker leaves.
 const LET_GO: Duration = Duration::from_secs(10);
 
 /// Why one session's stretch of work is over.
@@ -29,6 +29,8 @@ const LET_GO: Duration = Duration::from_secs(10);
 pub(super) enum Over {
     Left,
     SessionLost,
+    /// Another process goes by the agent's id.
+    Taken,
 }
 
 /// How the stretch goes on after some news.
@@ -36,6 +38,7 @@ enum Next {
     On,
     Leave,
     Abandon,
+    GiveUp(Over),
 }
 
 /// The work done under one session.
@@ -87,6 +90,10 @@ impl Stretch {
                     Next::On => {}
                     Next::Leave => return self.leave(report).await,
                     Next::Abandon => return self.abandon(report).await,
+                    Next::GiveUp(over) => {
+                        self.give_up(report).await;
+                        return over;
+                    }
                 },
             }
         }
@@ -131,12 +138,8 @@ impl Stretch {
     /// The order was refused. Whether that is the end of this stretch; if not, the next order goes about it differently.
     fn refused(&mut self, error: &Error) -> Next {
         tracing::warn!(%error, "a standing order was refused");
-        match judge(error, self.bench.session.is_alive()) {
-            Meaning::Again => Next::On,
-            Meaning::Register => {
-                self.order.register_first();
-                Next::On
-            }
+        match judge(error, self.bench.session.is_alive(), self.order.has_stood()) {
+            Meaning::Taken => Next::GiveUp(Over::Taken),
             Meaning::Removed => {
                 // With the agent went its attempts.
                 self.known.stop_all(&Stop::within(Duration::ZERO, "the agent was removed"));
@@ -146,15 +149,31 @@ impl Stretch {
                 self.bench.session.lost();
                 Next::Abandon
             }
+            // What is assigned meanwhile would stay with an agent that does not hear of it.
+            _ if self.order.is_deaf() => Next::GiveUp(Over::SessionLost),
+            Meaning::Again => Next::On,
+            Meaning::Register => {
+                self.order.begin_with(First::Register);
+                Next::On
+            }
+            Meaning::Look => {
+                self.order.begin_with(First::Look);
+                Next::On
+            }
         }
     }
 
     /// Takes no more, finishes what runs, and goes.
     async fn leave(&mut self, report: &mut WorkerReport) -> Over {
-        let mut owed = self.announce().await;
+        let owed = self.announce().await;
+        self.wind_down(owed, report).await
+    }
+
+    /// What was assigned before the drain is `owed`, and on its way: it is handed back. Not to wait for it would cost
+    /// its task a lost attempt; but a cluster that cannot send it is not waited for any longer than handlers are.
+    async fn wind_down(&mut self, mut owed: bool, report: &mut WorkerReport) -> Over {
         let mut listening = true;
-        // What was assigned before the drain is on its way: it is handed back. Not to wait for it would cost its task a
-        // lost attempt.
+        let mut patience = std::pin::pin!(sleep(LET_GO));
         while !self.jobs.is_empty() || (owed && listening) {
             tokio::select! {
                 biased;
@@ -164,13 +183,14 @@ impl Stretch {
                     return Over::Left;
                 }
                 Some(ended) = self.jobs.join_next(), if !self.jobs.is_empty() => self.note(ended, report),
+                () = patience.as_mut(), if owed => owed = false,
                 news = self.order.next(), if listening => match news {
                     Ok(Event::Assigned(task)) => self.hand_back(task),
                     Ok(Event::Revoked(gone)) => self.revoke(gone),
                     Ok(Event::Draining(_)) => owed = false,
                     Ok(Event::Standing(_)) => {}
-                    Err(Error::Unavailable { .. } | Error::OutcomeUnknown { .. }) => {}
-                    // The agent is gone, or the cluster has no more to say to it.
+                    Err(Error::Unavailable { .. } | Error::OutcomeUnknown { .. }) if !self.order.is_deaf() => {}
+                    // Nobody is there to listen to, the agent is gone, or the cluster has no more to say to it.
                     Err(_) => listening = false,
                 },
             }
@@ -222,6 +242,20 @@ impl Stretch {
         Over::SessionLost
     }
 
+    /// Ends a session that still lives, so that its tasks go to others at once.
+    async fn give_up(&mut self, report: &mut WorkerReport) {
+        let session = self.bench.session.clone();
+        let close = async {
+            match timeout(LET_GO, session.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the session was not closed; it ends by its TTL"),
+                Err(_) => tracing::warn!("the session was not closed in time; it ends by its TTL"),
+            }
+            session.lost();
+        };
+        tokio::join!(close, self.abandon(report));
+    }
+
     fn note(&mut self, ended: Result<Ended, JoinError>, report: &mut WorkerReport) {
         match ended {
             Ok(ended) => {
@@ -240,7 +274,7 @@ mod tests {
     use tokio::sync::mpsc;
     use tokio::time::Instant;
 
-    use super::super::order::tests::scripted;
+    use super::super::order::tests::{scripted, unanswered};
     use super::*;
 
     const TTL: Duration = Duration::from_secs(60);
@@ -310,6 +344,42 @@ mod tests {
         let cancel = Some(CancelNotice { reason: "too late".to_owned(), ..CancelNotice::default() });
         let heard = heard(vec![Event::Assigned(Task { cancel, ..task(5) })], 1).await;
         assert_eq!(heard[0].1.as_deref(), Some("too late"));
+    }
+
+    /// How a stretch without work ends, and that its session is over then.
+    async fn ended_with(order: Order) -> Over {
+        let session = Session::alone(TTL, Instant::now());
+        let worker = Worker::builder(session.client().clone()).build();
+        let mut stretch = Stretch::ordering(&worker, session.clone(), order);
+        let mut report = WorkerReport::default();
+        let never = std::pin::pin!(std::future::pending());
+        let never_runs = |_: Job| std::future::pending::<Done>();
+        let over = timeout(TTL, stretch.work(&never_runs, never, &mut report)).await.unwrap();
+        assert!(!session.is_alive(), "closed");
+        over
+    }
+
+    #[tokio::test]
+    async fn a_deaf_agent_gives_its_live_session_up() {
+        assert_eq!(ended_with(unanswered(Duration::from_millis(100))).await, Over::SessionLost);
+    }
+
+    #[tokio::test]
+    async fn one_whose_id_was_taken_stops() {
+        let taken = super::super::order::taken("a");
+        assert_eq!(ended_with(scripted(vec![Err(taken)], true).0).await, Over::Taken);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_owed_is_not_waited_for_without_end() {
+        let began = Instant::now();
+        let session = Session::alone(TTL, began);
+        let worker = Worker::builder(session.client().clone()).build();
+        let (order, _opened) = scripted(vec![Ok(Event::Standing(true))], false);
+        let mut stretch = Stretch::ordering(&worker, session.clone(), order);
+        let over = timeout(TTL, stretch.wind_down(true, &mut WorkerReport::default())).await.unwrap();
+        assert_eq!(over, Over::Left);
+        assert!((LET_GO..TTL / 3).contains(&began.elapsed()), "waited {:?}", began.elapsed());
     }
 
     #[tokio::test]

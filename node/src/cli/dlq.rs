@@ -149,14 +149,22 @@ async fn redrive(context: &Context, args: RedriveArgs) -> Result<(), Failure> {
 }
 
 async fn purge(context: &Context, args: PurgeArgs) -> Result<(), Failure> {
-    let ids = if args.all {
+    let all = args.all;
+    let ids = if all {
         all_ids(context, args.project).await?
     } else {
         // The cluster would purge any task that has ended; here only dead letters are meant.
         check_all_dead(context, &args.ids).await?;
         args.ids
     };
-    let swept = sweep(&ids, args.all, "purged", async |ids: Vec<String>| {
+    let swept = sweep(&ids, all, "purged", async |mut ids: Vec<String>| {
+        if all {
+            // Since they were listed, some may have been redriven, and even completed.
+            ids = still_dead(context, ids).await?;
+        }
+        if ids.is_empty() {
+            return Ok((0, 0));
+        }
         let answer = context.client.tasks().purge(ids).await?;
         Ok::<_, Error>((answer.purged, answer.rev))
     })
@@ -200,7 +208,7 @@ async fn sweep(
         match call(some.to_vec()).await {
             Ok((count, rev)) => {
                 swept.done += u64::from(count);
-                swept.rev = rev;
+                swept.rev = swept.rev.max(rev);
             }
             Err(Error::Rejected { message, .. }) if may_leave_some && some.len() == 1 => swept.refused.push(message),
             Err(Error::Rejected { .. }) if may_leave_some => {
@@ -226,6 +234,23 @@ async fn check_all_dead(context: &Context, ids: &[String]) -> Result<(), Failure
         }
     }
     Ok(())
+}
+
+/// Those that still are dead letters.
+async fn still_dead(context: &Context, ids: Vec<String>) -> Result<Vec<String>, Error> {
+    let tasks = context.client.tasks();
+    let mut dead = Vec::with_capacity(ids.len());
+    for some in ids.chunks(CALLS) {
+        for (id, answer) in some.iter().zip(join_all(some.iter().map(|id| tasks.get(id))).await) {
+            match answer {
+                Ok(found) if found.task.as_ref().is_some_and(|task| check_dead(task).is_ok()) => dead.push(id.clone()),
+                Ok(_) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(dead)
 }
 
 fn check_dead(task: &Task) -> Result<(), Failure> {

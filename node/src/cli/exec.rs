@@ -11,17 +11,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Between SIGTERM and SIGKILL, unless there is less time.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 /// How long output may still come after the command itself has ended, from what it left running.
 const DRAIN: Duration = Duration::from_secs(1);
+/// How often a group that was told to stop is looked at.
+const LOOK_ROUND: Duration = Duration::from_millis(20);
 
 /// What to run.
 pub(crate) struct Shell {
@@ -91,11 +94,19 @@ pub(crate) async fn run(shell: Shell, cancelled: impl Future<Output = Duration>)
     Ok(Ran { end, stdout: stdout.take(), stderr: stderr.take() })
 }
 
-/// SIGTERM to the group, then SIGKILL to whatever is left of it.
+/// SIGTERM to the group, then SIGKILL to whatever is left of it when its time is up. The shell itself may be gone at
+/// once, and leave behind what still cleans up.
 async fn stop(child: &mut Child, group: &Group, grace: Duration) -> io::Result<()> {
     group.signal(Signal::TERM);
-    if let Ok(status) = timeout(grace, child.wait()).await {
-        status?;
+    let all_gone = async {
+        child.wait().await?;
+        while group.lives() {
+            sleep(LOOK_ROUND).await;
+        }
+        Ok::<_, io::Error>(())
+    };
+    if let Ok(gone) = timeout(grace, all_gone).await {
+        return gone;
     }
     group.signal(Signal::KILL);
     child.wait().await.map(|_| ())
@@ -131,6 +142,35 @@ impl Group {
             let _ = kill_process_group(group, signal);
         }
     }
+
+    /// Whether any of it still runs.
+    fn lives(&self) -> bool {
+        self.0.is_some_and(|group| test_kill_process_group(group) != Err(Errno::SRCH) && !is_all_dead(group))
+    }
+}
+
+/// Whether those left in the group are dead and only wait for somebody to take note, as they do for ever where the
+/// first process takes no note of anybody. Where the system does not tell, they are not.
+fn is_all_dead(group: Pid) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
+    let mut dead = false;
+    for process in processes.flatten() {
+        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        match state_within(group, &stat) {
+            Some('Z' | 'X') => dead = true,
+            Some(_) => return false,
+            None => {}
+        }
+    }
+    dead
+}
+
+/// The state of a process of the group, from a line such as `7 (sh) S 1 7 …`; `None` if it is of another.
+fn state_within(group: Pid, stat: &str) -> Option<char> {
+    // A name may hold anything, also parentheses.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let (state, _parent, its_group) = (fields.next()?, fields.next()?, fields.next()?);
+    if its_group.parse::<i32>() == Ok(group.as_raw_pid()) { state.chars().next() } else { None }
 }
 
 impl Drop for Group {
@@ -269,6 +309,25 @@ mod tests {
             assert!(Instant::now() < deadline, "the child of the command still runs");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn what_cleans_up_after_the_shell_has_ended_is_given_its_time() {
+        let started = Instant::now();
+        let tidy = "sh -c 'trap \"sleep 0.5; echo cleaned; exit 0\" TERM; while :; do sleep 0.1; done' & wait";
+        let ran = run(shell(tidy), after(1_000, GRACE)).await.unwrap();
+        assert!(matches!(ran.end, End::Cancelled));
+        assert_eq!(ran.stdout, b"cleaned\n");
+        assert!(started.elapsed() < GRACE, "it needed no SIGKILL");
+    }
+
+    #[test]
+    fn a_process_is_looked_up_by_its_group() {
+        let group = Pid::from_raw(7).unwrap();
+        assert_eq!(state_within(group, "9 (a) b) Z 1 7 7 0"), Some('Z'));
+        assert_eq!(state_within(group, "7 (sh) S 1 7 7 0"), Some('S'));
+        assert_eq!(state_within(group, "7 (sh) S 7 8 8 0"), None);
+        assert_eq!(state_within(group, ""), None);
     }
 
     #[tokio::test]

@@ -12,6 +12,8 @@ const PRIORITIES: [(&str, u32); 5] = [("critical", 10), ("high", 7), ("medium", 
 /// The other names.
 const ALIASES: [(&str, u32); 4] = [("p0", 10), ("p1", 7), ("p2", 5), ("p3", 3)];
 const HIGHEST_PRIORITY: u32 = 10;
+/// The longest id that the cluster takes.
+const MAX_ID_BYTES: usize = 128;
 
 /// `500ms`, `30s`, `10m`, `2h`, `1d`: a whole number and its unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -36,6 +38,12 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
         Duration::ZERO => Err("expected more than zero".into()),
         duration => Ok(duration),
     }
+}
+
+/// Whether this can be an id: of a task, an agent, a kind of failure.
+pub(crate) fn is_id(text: &str) -> bool {
+    (1..=MAX_ID_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:/@".contains(&byte))
 }
 
 /// The whole milliseconds of a duration.
@@ -127,6 +135,14 @@ mod tests {
         }
         assert_eq!(duration("18446744073709551615d"), Err("the duration is too long".into()));
         assert!(positive_duration("0s").is_err());
+    }
+
+    #[test]
+    fn ids_are_short_and_plain() {
+        assert!(is_id("provider:anthropic/v1.2_x-y@z") && is_id(&"a".repeat(MAX_ID_BYTES)));
+        for wrong in ["", "two words", "a=b", "ä", &"a".repeat(MAX_ID_BYTES + 1)] {
+            assert!(!is_id(wrong), "{wrong}");
+        }
     }
 
     #[test]

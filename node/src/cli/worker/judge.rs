@@ -7,6 +7,7 @@ use quorate_client::{Done, Output};
 use super::{MAX_RESULT_BYTES, MAX_TAIL_BYTES};
 use crate::cli::exec::{End, Ran};
 use crate::cli::output::short;
+use crate::cli::values::is_id;
 
 /// EX_TEMPFAIL of sysexits.h.
 const EXIT_RELEASED: i32 = 75;
@@ -30,9 +31,12 @@ pub(super) struct Rules<'a> {
 pub(super) fn class_of_exit(text: &str) -> Result<(i32, String), String> {
     let parsed = text.trim().split_once('=').and_then(|(code, class)| {
         let code = code.parse::<i32>().ok().filter(|code| (1..=255).contains(code))?;
-        (!class.is_empty()).then(|| (code, class.to_owned()))
+        is_id(class).then(|| (code, class.to_owned()))
     });
-    parsed.ok_or_else(|| "expected an exit code from 1 to 255 and a class, such as 28=timeout".into())
+    parsed.ok_or_else(|| {
+        "expected an exit code from 1 to 255 and a class of 1 to 128 letters, digits or . _ - : / @, such as 28=timeout"
+            .into()
+    })
 }
 
 impl Rules<'_> {
@@ -175,7 +179,7 @@ mod tests {
         assert!(matches!(done, Done::Failed { class, .. } if class == "busy"));
         assert_eq!(how, "failed (exit code 75: last), class busy");
         assert_eq!(class_of_exit("28=timeout"), Ok((28, "timeout".into())));
-        for wrong in ["28", "0=fine", "256=x", "x=busy", "28=", ""] {
+        for wrong in ["28", "0=fine", "256=x", "x=busy", "28=", "28=two words", "28=a=b", ""] {
             assert!(class_of_exit(wrong).unwrap_err().contains("28=timeout"), "{wrong}");
         }
     }
