@@ -122,7 +122,11 @@ async fn a_watch_shows_what_is_there_and_every_change() -> Result<()> {
     let session = Session::start(dir.path()).await?;
     let client = session.node.client()?;
     let worker = session.worker("early", "true")?;
-    until("the worker is registered", LIMIT, || async { Ok(client.agents().get("early").await.ok()) }).await?;
+    until("the worker stands", LIMIT, || async {
+        let agent = client.agents().get("early").await.ok().and_then(|found| found.agent);
+        Ok(agent.filter(|agent| agent.standing))
+    })
+    .await?;
     let mut events = std::pin::pin!(client.agents().watch(AgentFilter::default()));
     let mut next = async || {
         let event =
@@ -136,7 +140,13 @@ async fn a_watch_shows_what_is_there_and_every_change() -> Result<()> {
     let (kind, id, rev) = next().await?;
     ensure!((kind, id.as_str()) == (agent_event::Kind::Changed, "late") && rev > seen, "{kind:?} {id} {rev}");
     client.agents().deregister("early").await?;
-    let (kind, id, last) = next().await?;
+    // The later one's standing order is a change too, and may come before or after.
+    let (kind, id, last) = loop {
+        let (kind, id, rev) = next().await?;
+        if (kind, id.as_str()) != (agent_event::Kind::Changed, "late") {
+            break (kind, id, rev);
+        }
+    };
     ensure!((kind, id.as_str()) == (agent_event::Kind::Gone, "early") && last > rev, "{kind:?} {id} {last}");
     drop((worker, second));
     session.node.stop().await
