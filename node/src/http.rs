@@ -1,4 +1,4 @@
-//! The HTTP door: is this node alive, can it serve.
+//! The HTTP door: is this node alive, can it serve, how far is the work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +7,16 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
+use quorate_raft::error::Fatal;
 use serde::Serialize;
 
 use crate::core::Core;
+use crate::stop::Reason;
 
 const READY: Duration = Duration::from_millis(1_500);
+const HOUR_MS: u64 = 3_600_000;
+/// All that are kept.
+const MAX_SAMPLES: usize = 10_080;
 
 /// What `/health/…` answers.
 #[derive(Debug, Serialize)]
@@ -30,13 +35,89 @@ struct Health {
     state_bytes: u64,
 }
 
+/// What `/api/status` answers: the work as this node has applied it, never waiting for another node.
+#[derive(Debug, Serialize)]
+struct Work {
+    total: u64,
+    completed: u64,
+    in_progress: u64,
+    /// Ready, or waiting for their time.
+    pending: u64,
+    blocked: u64,
+    /// Done, and to be accepted.
+    reported: u64,
+    failed: u64,
+    cancelled: u64,
+    skipped: u64,
+    completed_percent: f64,
+    /// Of all that ended, how many were completed; of those completed, how many no person touched. Absent before anything
+    /// ended.
+    success_percent: Option<f64>,
+    unaided_percent: Option<f64>,
+    completed_last_hour: u64,
+    agents: usize,
+    uptime_ms: u64,
+    leader_id: u64,
+    rev: u64,
+}
+
 /// The routes of the HTTP port.
 pub(crate) fn router(core: Arc<Core>) -> Router {
-    Router::new().route("/health/live", get(live)).route("/health/ready", get(ready_handler)).with_state(core)
+    Router::new()
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready_handler))
+        .route("/api/status", get(status))
+        .with_state(core)
 }
 
 async fn live(State(core): State<Arc<Core>>) -> (StatusCode, Json<Health>) {
     (StatusCode::OK, Json(health(&core, Ok(()))))
+}
+
+async fn status(State(core): State<Arc<Core>>) -> Result<Json<Work>, StatusCode> {
+    work(&core).map(Json).map_err(|fatal| {
+        // A fault met while reading stops the node as one met while applying does.
+        core.stop.now(Reason::Fault(fatal.to_string()));
+        StatusCode::INTERNAL_SERVER_ERROR
+    })
+}
+
+fn work(core: &Core) -> Result<Work, Fatal> {
+    let leader_id = core.metrics().current_leader.unwrap_or(0);
+    core.replica.read(|view| {
+        let stats = view.rooms.tasks.stats();
+        let failed = stats.failed + stats.timed_out;
+        let ended = stats.completed + failed + stats.cancelled + stats.skipped;
+        let pending = stats.ready + stats.pending;
+        let total = ended + pending + stats.blocked + stats.in_progress + stats.reported;
+        let hour_ago = view.head.now_ms.saturating_sub(HOUR_MS);
+        let before = view.rooms.progress.history(view.rows, 0, hour_ago, MAX_SAMPLES)?;
+        let then = before.last().and_then(|sample| sample.counts.as_ref()).map_or(0, |counts| counts.completed);
+        Ok(Work {
+            total,
+            completed: stats.completed,
+            in_progress: stats.in_progress,
+            pending,
+            blocked: stats.blocked,
+            reported: stats.reported,
+            failed,
+            cancelled: stats.cancelled,
+            skipped: stats.skipped,
+            completed_percent: percent(stats.completed, total).unwrap_or(0.0),
+            success_percent: percent(stats.completed, ended),
+            unaided_percent: percent(view.rooms.progress.completed_unaided(), stats.completed),
+            completed_last_hour: stats.completed.saturating_sub(then),
+            agents: view.rooms.agents.len(),
+            uptime_ms: u64::try_from(core.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            leader_id,
+            rev: view.head.rev,
+        })
+    })
+}
+
+fn percent(part: u64, of: u64) -> Option<f64> {
+    // One decimal is enough for people.
+    (of > 0).then(|| (part as f64 * 1_000.0 / of as f64).round() / 10.0)
 }
 
 async fn ready_handler(State(core): State<Arc<Core>>) -> (StatusCode, Json<Health>) {
