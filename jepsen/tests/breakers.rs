@@ -12,7 +12,7 @@ use quorate_client::v1::{
 use quorate_client::{Client, Done, Job};
 use quorate_jepsen::fleet::{Crash, Fleet, Shape};
 use quorate_jepsen::until::until;
-use quorate_jepsen::{LocalCluster, faults, history, tasks};
+use quorate_jepsen::{DevNode, LocalCluster, faults, history, tasks};
 use quorate_proto::v1::breakers_client::BreakersClient;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -140,4 +140,34 @@ async fn of_many_that_ask_a_half_open_breaker_one_may_try() -> Result<()> {
     session.close().await?;
     cluster.check_replicas_equal().await?;
     cluster.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_fleet_that_fails_costs_a_few_attempts_and_no_task() -> Result<()> {
+    const EACH: usize = 4;
+    const TASKS: usize = 1_000;
+    // Those that were under way when the breaker opened may fail too.
+    const MOST_FAILED: usize = EACH * (THRESHOLD + 2);
+    let dir = tempfile::tempdir()?;
+    let node = DevNode::start(dir.path(), None).await?;
+    let client = node.client()?;
+    let endpoints = [node.endpoint().to_owned()];
+    let settings = BreakerSettings { open_ms: 3_600_000, ..Default::default() };
+    client.breakers().configure("", settings).await?;
+    let failing = |_: Job, _: Crash| async { Done::failed("no answer").class("connection") };
+    let doing = |_: Job, _: Crash| async { Done::completed("done") };
+    let bad = Fleet::start(&endpoints, &Shape::new("bad", EACH, "work"), failing);
+    let good = Fleet::start(&endpoints, &Shape::new("good", EACH, "work"), doing);
+    client.tasks().submit((0..TASKS).map(|n| work(format!("t-{n}"))).collect()).await?;
+    until("everything is completed", LIMIT, || async {
+        Ok((client.tasks().stats().await?.completed == TASKS as u64).then_some(()))
+    })
+    .await?;
+    bad.stop().await?;
+    good.stop().await?;
+    let history = history::read(&client).await?;
+    let failed = history.values().flatten().filter(|attempt| attempt.outcome() == AttemptOutcome::Failed).count();
+    println!("{TASKS} tasks completed, {failed} attempts failed");
+    ensure!((1..=MOST_FAILED).contains(&failed), "{failed} attempts failed");
+    node.stop().await
 }
