@@ -1,5 +1,6 @@
 //! `quorate schedule`: tasks that are submitted by the clock.
 
+mod import;
 mod shown;
 
 use std::time::Duration;
@@ -10,6 +11,7 @@ use quorate_client::v1::{
 };
 use serde_json::json;
 
+use self::import::ImportArgs;
 use self::shown::{ahead, next, run_outcome, run_row, run_view, schedule_facts, schedule_row, schedule_view, when};
 use super::exit::Failure;
 use super::output::{now_ms, table};
@@ -38,6 +40,9 @@ pub(crate) enum Command {
     /// Submit a task at given times
     #[command(after_help = CREATE_EXAMPLES)]
     Create(Box<CreateArgs>),
+    /// Create or change the schedules of agents that a configuration calls scheduled
+    #[command(after_help = import::EXAMPLES)]
+    Import(ImportArgs),
     /// List schedules, by id
     List,
     /// Show one schedule and what it submits
@@ -189,6 +194,7 @@ impl Times {
 pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Create(args) => create(context, *args).await,
+        Command::Import(args) => import::run(context, args).await,
         Command::List => list(context).await,
         Command::Show { id } => show(context, &id).await,
         Command::Delete { id } => delete(context, &id).await,
@@ -347,6 +353,12 @@ mod tests {
         assert!(create(&["task.json", "--replace"]).is_some());
         assert!(create(&[]).is_none(), "without a task");
         assert!(create(&["task.json", "--title", "count"]).is_none(), "with two");
+    }
+
+    #[test]
+    fn an_import_needs_a_file() {
+        assert!(matches!(parsed(&["import", "a.yaml", "b.json"]), Ok(Command::Import(_))));
+        assert!(parsed(&["import"]).is_err());
     }
 
     #[test]
