@@ -50,8 +50,8 @@ struct Work {
     cancelled: u64,
     skipped: u64,
     completed_percent: f64,
-    /// Of all that ended, how many were completed; of those completed, how many no person touched. Absent before anything
-    /// ended.
+    /// Of those completed or failed, how many were completed; of those completed, how many no person touched. Absent before
+    /// there are any.
     success_percent: Option<f64>,
     unaided_percent: Option<f64>,
     completed_last_hour: u64,
@@ -104,7 +104,7 @@ fn work(core: &Core) -> Result<Work, Fatal> {
             cancelled: stats.cancelled,
             skipped: stats.skipped,
             completed_percent: percent(stats.completed, total).unwrap_or(0.0),
-            success_percent: percent(stats.completed, ended),
+            success_percent: percent(stats.completed, stats.completed + failed),
             unaided_percent: percent(view.rooms.progress.completed_unaided(), stats.completed),
             completed_last_hour: stats.completed.saturating_sub(then),
             agents: view.rooms.agents.len(),

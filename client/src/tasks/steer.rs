@@ -111,7 +111,7 @@ impl Tasks {
             .await
     }
 
-    /// Cancels the lowest-priority task of each circle.
+    /// Skips the lowest-priority task of each circle.
     pub async fn resolve_deadlocks(&self) -> Result<ResolveDeadlocksResponse, Error> {
         // A second delivery would do no harm, but its answer would not name what the first one resolved.
         self.client

@@ -37,7 +37,7 @@ pub(crate) const EXAMPLES: &str = r#"THE COMMAND:
   stdout       the result, at most 1 MiB
   stderr       the last 64 KiB are kept with the attempt
   exit code    0   completed
-               75  released: somebody else may try at once, and no retry is counted
+               75  released: somebody else may try after a second, and no retry is counted
                65  failed for good: no retry
                any other, or a signal: failed, retried as the task's policy says
                --error-class-of-exit says what kind of failure a code is

@@ -141,6 +141,10 @@ pub fn create(
         return Err(invalid("first_tick_ms", "first_tick_ms must be set by the coordinator"));
     }
     let mut schedule = match rooms.schedules.get(&spec.schedule_id) {
+        // The same once more: its next tick stays where it is.
+        Some(known) if req.replace && known.spec.as_ref() == Some(&spec) => {
+            return Ok(CreateScheduleResponse { schedule: Some(known.clone()), rev: ctx.rev });
+        }
         Some(known) if req.replace => known.clone(),
         Some(_) => {
             let message = format!("schedule {:?} exists already; set replace to change it", spec.schedule_id);

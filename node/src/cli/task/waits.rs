@@ -23,9 +23,9 @@ EXAMPLES:
 pub(super) const DEADLOCKS_EXAMPLES: &str = "\
 EXAMPLES:
   quorate task deadlocks
-      each circle, and the task whose cancellation would break it
+      each circle, and the task that would be skipped to break it
   quorate task deadlocks --resolve
-      cancels that task in each";
+      skips that task in each: those that wait for it go on";
 
 /// Flags of `quorate task depend`.
 #[derive(Args)]
@@ -41,7 +41,7 @@ pub(crate) struct DependArgs {
 /// Flags of `quorate task deadlocks`.
 #[derive(Args)]
 pub(crate) struct DeadlocksArgs {
-    /// Cancel the task of the lowest priority in each circle
+    /// Skip the task of the lowest priority in each circle
     #[arg(long)]
     resolve: bool,
 }
@@ -80,10 +80,10 @@ pub(super) async fn deadlocks(context: &Context, args: &DeadlocksArgs) -> Result
     let tasks = context.client.tasks();
     let (name, victim, empty, found, rev) = if args.resolve {
         let answer = tasks.resolve_deadlocks().await?;
-        ("resolved", "cancelled", "no circle to break", answer.resolved, answer.rev)
+        ("resolved", "skipped", "no circle to break", answer.resolved, answer.rev)
     } else {
         let answer = tasks.deadlocks().await?;
-        ("deadlocks", "to cancel", "no task waits for itself", answer.deadlocks, answer.rev)
+        ("deadlocks", "to skip", "no task waits for itself", answer.deadlocks, answer.rev)
     };
     context.out.show(
         || json!({ name: found.iter().map(view::deadlock).collect::<Vec<_>>(), "rev": rev }),

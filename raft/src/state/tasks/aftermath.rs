@@ -18,7 +18,8 @@ use crate::state::{Ctx, Out, Rooms};
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows::Rows;
 
-/// How many dependents and children one command sees to.
+/// How many dependents and children are seen to at once. A command that reports on it does so twice: for its answer, and
+/// at its end.
 pub const PER_COMMAND: usize = 1_000;
 /// How many running attempts a cancel names.
 const NAMED: usize = 100;
@@ -224,10 +225,17 @@ fn tell_children(
     *left -= children.len();
     let now = entry.kind == Kind::ChildrenNow;
     for child in children {
-        if let Some(mut task) = load(&*out.txn, &child)?.filter(|task| !is_ended(task.status())) {
-            let reason = format!("its parent {} was cancelled", entry.task_id);
-            let running = cancel::cancel_one(rooms, out, ctx, &mut task, &reason, now, true)?;
-            told.cancelled(running);
+        match load(&*out.txn, &child)? {
+            // What it spawned may still be at work.
+            Some(task) if is_ended(task.status()) && task.children > 0 => {
+                rooms.tasks.aftermath.add(ctx, entry.kind, &child);
+            }
+            Some(mut task) if !is_ended(task.status()) => {
+                let reason = format!("its parent {} was cancelled", entry.task_id);
+                let running = cancel::cancel_one(rooms, out, ctx, &mut task, &reason, now, true)?;
+                told.cancelled(running);
+            }
+            _ => {}
         }
         entry.cursor = child;
     }
