@@ -90,7 +90,7 @@ fn work(core: &Core) -> Result<Work, Fatal> {
         let ended = stats.completed + failed + stats.cancelled + stats.skipped;
         let pending = stats.ready + stats.pending;
         let total = ended + pending + stats.blocked + stats.in_progress + stats.reported;
-        let hour_ago = view.head.now_ms.saturating_sub(HOUR_MS);
+        let hour_ago = core.clock.now_ms().max(view.head.now_ms).saturating_sub(HOUR_MS);
         let before = view.rooms.progress.history(view.rows, 0, hour_ago, MAX_SAMPLES)?;
         let then = before.last().and_then(|sample| sample.counts.as_ref()).map_or(0, |counts| counts.completed);
         Ok(Work {

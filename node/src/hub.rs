@@ -39,6 +39,8 @@ pub(crate) enum WorkNews {
     Draining,
     /// Its record is gone, or belongs to another session.
     Gone,
+    /// It has no standing order: not yet, or a claim has ended it.
+    Withdrawn,
     /// The whole state was replaced: look again.
     Replaced,
 }
@@ -178,6 +180,8 @@ impl Hub {
                 let _gone = standing.news.send(WorkNews::Gone);
             } else if agent.status() == AgentStatus::Draining {
                 let _gone = standing.news.send(WorkNews::Draining);
+            } else if !agent.standing {
+                let _gone = standing.news.send(WorkNews::Withdrawn);
             }
         }
     }

@@ -182,7 +182,7 @@ fn in_place_of(refused: &FinishTaskRequest, answer: Option<&Result<FinishTaskRes
 }
 
 fn is_evidence(field: &str) -> bool {
-    field.starts_with("artifacts") || field.starts_with("checks")
+    ["artifacts", "checks", "verdict"].iter().any(|name| field.starts_with(name))
 }
 
 fn count_of(kind: FinishKind) -> Count {

@@ -70,7 +70,7 @@ impl Agents for Door {
             .await?;
         found
             .map(|response| self.respond(response))
-            .ok_or_else(|| Status::not_found(format!("no agent {}", request.agent_id)))
+            .ok_or_else(|| status::missing("agent_id", format!("no agent {}", request.agent_id)))
     }
 
     async fn find(&self, request: Request<FindAgentsRequest>) -> Result<Response<FindAgentsResponse>, Status> {

@@ -313,7 +313,8 @@ impl Door {
             Ok(match agent.status() {
                 AgentStatus::Draining if fits => Outlook::Draining { rev: view.head.rev },
                 AgentStatus::Available | AgentStatus::Busy if fits => {
-                    if tasks::claimable(view.rooms, view.head.now_ms, &request.agent_id) {
+                    // Who asks must not have work pushed to it any more; only a command can say so.
+                    if agent.standing || tasks::claimable(view.rooms, view.head.now_ms, &request.agent_id) {
                         Outlook::Propose
                     } else {
                         Outlook::Wait(agent.capabilities.clone())

@@ -61,6 +61,10 @@ pub(super) async fn stand(
     Ok(events(door, request, news))
 }
 
+fn stands(door: &Door, request: &WorkRequest) -> bool {
+    door.core.replica.read(|view| view.rooms.agents.get(&request.agent_id).is_some_and(|agent| agent.standing))
+}
+
 /// Whether this node leads, and a majority has heard it lately.
 fn leads(core: &Core) -> bool {
     let Ok(leader) = core.raft.as_leader() else { return false };
@@ -135,6 +139,11 @@ fn events(
                     yield Ok(event(work_event::Event::Draining(true), 0));
                 }
                 Some(WorkNews::Gone) => break yield Err(gone(&door, &request)),
+                Some(WorkNews::Withdrawn) if standing && !stands(&door, &request) => {
+                    break yield Err(Status::aborted("a claim has ended the standing order"));
+                }
+                // Said before the order stood.
+                Some(WorkNews::Withdrawn) => {}
                 Some(WorkNews::Replaced) => look = true,
                 None => break yield Err(Status::aborted("a newer stream of this agent took over")),
             }
@@ -170,9 +179,9 @@ fn held(door: &Door, request: &WorkRequest) -> Result<Option<Held>, Fatal> {
         let agent = view.rooms.agents.get(&request.agent_id);
         let Some(agent) = agent.filter(|agent| agent.session_id == request.session_id) else { return Ok(None) };
         // Attempts under an earlier session of the agent end with that.
-        let ours: BTreeSet<u64> =
-            view.rooms.tasks.held_by_session(&request.session_id).map(|(_, token, _)| token).collect();
-        let held = view.rooms.tasks.held_by_agent(&request.agent_id).filter(|(_, token)| ours.contains(token));
+        let ours: BTreeSet<(&str, u64)> =
+            view.rooms.tasks.held_by_session(&request.session_id).map(|(id, token, _)| (id, token)).collect();
+        let held = view.rooms.tasks.held_by_agent(&request.agent_id).filter(|attempt| ours.contains(attempt));
         let attempts = held.map(|(task_id, token)| (task_id.to_owned(), token)).collect();
         let draining = agent.status() == AgentStatus::Draining;
         Ok(Some(Held { attempts, draining, rev: view.head.rev }))

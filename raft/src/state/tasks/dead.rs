@@ -1,5 +1,6 @@
 //! Dead letters: tasks that failed for good. They wait, with their whole history, until somebody redrives or purges them.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use quorate_proto::v1::{
@@ -39,8 +40,9 @@ pub fn redrive(
     let specs: Vec<(usize, &TaskSpec)> =
         tasks.iter().enumerate().filter_map(|(i, task)| Some((i, task.spec.as_ref()?))).collect();
     plan::check_sets(rooms, &specs)?;
+    let walked = Cell::new(0);
     for task in &tasks {
-        plan::check_added(rooms, task, &plan::open_of(&*out.txn, task)?)?;
+        plan::check_added(rooms, task, &plan::open_of(&*out.txn, task)?, &walked)?;
     }
     let redriven = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
     for mut task in tasks {
@@ -135,9 +137,20 @@ fn children(rows: &dyn Rows, task: &Task) -> Result<Vec<String>, Fatal> {
 fn forget_children(out: &mut Out<'_, '_>, task: &Task) -> Result<(), Fatal> {
     for child in children(&*out.txn, task)? {
         out.txn.delete(&child_key(&task.id, &child));
-        let spec = load(&*out.txn, &child)?.and_then(|child| child.spec);
-        if let Some(spec) = spec.filter(|spec| !spec.idempotency_key.is_empty()) {
-            out.txn.delete(&idempotency_key(&task.id, &spec.idempotency_key));
+        if let Some(child) = load(&*out.txn, &child)? {
+            forget_key(out, &child)?;
+        }
+    }
+    Ok(())
+}
+
+/// The key is free again, unless it names a later task by now.
+fn forget_key(out: &mut Out<'_, '_>, task: &Task) -> Result<(), Fatal> {
+    let key = task.spec.as_ref().map_or("", |spec| spec.idempotency_key.as_str());
+    if !key.is_empty() {
+        let key = idempotency_key(&task.parent_id, key);
+        if out.txn.get_bytes(key.as_bytes())?.is_some_and(|named| named == task.id) {
+            out.txn.delete(&key);
         }
     }
     Ok(())
@@ -166,10 +179,8 @@ fn remove(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task: &Task) -> R
     if !task.parent_id.is_empty() {
         out.txn.delete(&child_key(&task.parent_id, &task.id));
     }
+    forget_key(out, task)?;
     if let Some(spec) = &task.spec {
-        if !spec.idempotency_key.is_empty() {
-            out.txn.delete(&idempotency_key(&task.parent_id, &spec.idempotency_key));
-        }
         progress::moved(rooms, out, ctx, spec, status, TaskStatus::Unspecified, task.touched);
     }
     Ok(())

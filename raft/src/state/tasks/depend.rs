@@ -1,5 +1,7 @@
 //! Dependencies added later: a task that has not started waits for more.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use quorate_proto::v1::{AddDependenciesRequest, AddDependenciesResponse, TaskStatus};
 
@@ -46,11 +48,11 @@ pub fn add_dependencies(
             open.push(id.clone());
         }
     }
-    if spec.dependencies.len() > MAX_DEPENDENCIES {
-        let message = format!("task {:?} would have more than {MAX_DEPENDENCIES} dependencies", task.id);
+    if spec.dependencies.len() > plan::MAX_OPEN {
+        let message = format!("task {:?} would have more than {} dependencies", task.id, plan::MAX_OPEN);
         return Err(exhausted("dependencies", message));
     }
-    plan::check_added(rooms, &task, &open)?;
+    plan::check_added(rooms, &task, &open, &Cell::new(0))?;
     task.spec = Some(spec);
     if task.status() == TaskStatus::Blocked || open.is_empty() {
         for id in &open {

@@ -1,5 +1,6 @@
 //! Plans: what a submission comes to, before anything is written. Everything that may refuse it is here.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ pub const MAX_CHILDREN: u32 = 10_000;
 /// The most edges that a spawn adds to those that wait for its parent.
 const MAX_JOINED: usize = 10_000;
 /// The most tasks that one task may wait for, those that its dependencies spawned included.
-const MAX_OPEN: usize = 2_000;
+pub(super) const MAX_OPEN: usize = 2_000;
 /// The most tasks that a search for a cycle looks at.
 const MAX_WALKED: usize = 100_000;
 
@@ -72,7 +73,7 @@ pub(super) fn plan(
     for (i, spec) in &new {
         firsts.insert(*i, first_of(rows, &format!("tasks[{i}]"), spec, &new_ids)?);
     }
-    let joined = joined(rooms, req, &new)?;
+    let joined = joined(rooms, rows, req, &new)?;
     if !req.admit_cycles {
         check_circles(rooms, &new, &firsts, &joined)?;
     }
@@ -248,8 +249,13 @@ pub(super) fn open_of(rows: &dyn Rows, task: &Task) -> Result<Vec<String>, Fatal
 }
 
 /// Those that wait for the spawning task, if they are to wait for what it spawns.
-fn joined(rooms: &Rooms, req: &SubmitTasksRequest, new: &[(usize, &TaskSpec)]) -> Outcome<BTreeSet<Arc<str>>> {
-    let Some(spawn) = req.spawn.as_ref().filter(|spawn| spawn.dependents_wait) else {
+fn joined(
+    rooms: &Rooms,
+    rows: &dyn Rows,
+    req: &SubmitTasksRequest,
+    new: &[(usize, &TaskSpec)],
+) -> Outcome<BTreeSet<Arc<str>>> {
+    let Some(spawn) = req.spawn.as_ref().filter(|spawn| spawn.dependents_wait && !new.is_empty()) else {
         return Ok(BTreeSet::new());
     };
     let waiting = rooms.tasks.waiting.get(spawn.parent_id.as_str());
@@ -260,7 +266,10 @@ fn joined(rooms: &Rooms, req: &SubmitTasksRequest, new: &[(usize, &TaskSpec)]) -
     }
     let joined: BTreeSet<Arc<str>> = waiting.into_iter().flatten().cloned().collect();
     for id in &joined {
-        let open = rooms.tasks.blocked.get(id).map_or(0, BTreeSet::len) + new.len();
+        let known = load(rows, id)?
+            .and_then(|task| task.spec)
+            .map_or(0, |spec| spec.dependencies.len() + spec.soft_dependencies.len() + spec.pending_dependencies.len());
+        let open = known + new.len();
         if open > MAX_OPEN {
             let message = format!("task {id:?} would wait for {open} tasks; at most {MAX_OPEN} are accepted");
             return Err(exhausted("spawn.dependents_wait", message));
@@ -291,7 +300,7 @@ fn check_circles(
         true => Vec::new(),
         false => new.iter().map(|(_, spec)| spec.task_id.clone()).collect(),
     };
-    let walked = std::cell::Cell::new(0_usize);
+    let walked = Cell::new(0_usize);
     let beyond = |id: &str| -> Vec<String> {
         walked.set(walked.get() + 1);
         if walked.get() > MAX_WALKED {
@@ -306,8 +315,11 @@ fn check_circles(
             }
         }
     };
-    let awaited = |id: &str| !joined.is_empty() || rooms.tasks.waiting.contains_key(id);
-    for id in edges.keys().filter(|id| awaited(id)) {
+    // Inside the request there is none: a circle leaves it, through a new task that waits for one that exists already.
+    let awaited = !joined.is_empty() || new.iter().any(|(_, spec)| rooms.tasks.waiting.contains_key(&*spec.task_id));
+    let fresh: BTreeSet<&str> = new.iter().map(|(_, spec)| spec.task_id.as_str()).collect();
+    let leaves = |open: &[String]| open.iter().any(|id| !fresh.contains(id.as_str()));
+    for (id, _) in edges.iter().filter(|(_, open)| awaited && leaves(open)) {
         let found = cycle::through(id, beyond);
         if walked.get() > MAX_WALKED {
             return Err(too_far("tasks"));
@@ -434,13 +446,17 @@ fn new_task(ctx: &Ctx, position: usize, spec: TaskSpec, parent: Option<&Task>) -
 
 /// Refuses what would make a task that exists wait in a circle, or too many wait for one. `open` is what it is to wait
 /// for besides what it waits for now.
-pub(super) fn check_added(rooms: &Rooms, task: &Task, open: &[String]) -> Outcome<()> {
+/// `walked` counts what was looked at, over all tasks of a request.
+pub(super) fn check_added(rooms: &Rooms, task: &Task, open: &[String], walked: &Cell<usize>) -> Outcome<()> {
     for id in open {
         if rooms.tasks.waiting.get(id.as_str()).is_some_and(|waiting| waiting.len() >= MAX_DEPENDENTS) {
             return Err(exhausted("dependencies", format!("{MAX_DEPENDENTS} tasks wait for {id:?} already")));
         }
     }
-    let walked = std::cell::Cell::new(0_usize);
+    // No circle passes through a task that nobody waits for, itself included.
+    if !open.contains(&task.id) && !rooms.tasks.waiting.contains_key(task.id.as_str()) {
+        return Ok(());
+    }
     let waits_for = |id: &str| -> Vec<String> {
         walked.set(walked.get() + 1);
         if walked.get() > MAX_WALKED {

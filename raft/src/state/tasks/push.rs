@@ -66,19 +66,27 @@ fn next_pair(
 ) -> Option<(String, Picked)> {
     let gate = Gate { rooms, now_ms: ctx.now_ms };
     let order = claim::order(rooms, ctx.now_ms);
-    loop {
-        lines.retain(|line| gate.opens(&line.needs) && rooms.tasks.queues.head(line, order).is_some());
-        let heads = lines.iter().enumerate();
-        let (at, best) = heads
-            .filter_map(|(at, line)| Some((at, rooms.tasks.queues.head(line, order)?)))
-            .min_by(|(_, a), (_, b)| a.cmp(b))?;
-        match taker(rooms, &gate, &best, refused) {
-            Some(agent) => {
-                return Some((agent.id.clone(), Picked { task_id: best.task_id(), band: best.band }));
-            }
-            None => drop(lines.swap_remove(at)),
+    let head = |line: &LineKey| rooms.tasks.queues.head(line, order).filter(|_| gate.opens(&line.needs));
+    lines.retain(|line| head(line).is_some());
+    let mut heads: Vec<(usize, Candidate<'_>)> =
+        lines.iter().enumerate().filter_map(|(at, line)| Some((at, head(line)?))).collect();
+    heads.sort_unstable_by(|(_, a), (_, b)| a.cmp(b));
+    let mut without_taker = BTreeSet::new();
+    let mut found = None;
+    for (at, candidate) in &heads {
+        if let Some(agent) = taker(rooms, &gate, candidate, refused) {
+            found = Some((agent.id.clone(), Picked { task_id: candidate.task_id(), band: candidate.band }));
+            break;
         }
+        without_taker.insert(*at);
     }
+    drop(heads);
+    let mut at = 0;
+    lines.retain(|_| {
+        at += 1;
+        !without_taker.contains(&(at - 1))
+    });
+    found
 }
 
 fn taker<'a>(

@@ -97,6 +97,9 @@ fn join(
     waiting: &str,
     born: &[String],
 ) -> Result<(), Fatal> {
+    if born.is_empty() {
+        return Ok(());
+    }
     let mut task = load_live(&*out.txn, waiting)?;
     if let Some(spec) = &mut task.spec {
         let soft = spec.soft_dependencies.iter().any(|id| id == parent_id);
