@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use futures::StreamExt;
 use quorate_client::v1::{
     AttemptOutcome, FinishKind, FinishTaskRequest, RegisterAgentRequest, RetryPolicy, Task, TaskSpec, TaskStatus,
+    work_event,
 };
 use quorate_client::{Client, Config, Done, Error, Job, Worker};
 use quorate_jepsen::until::until;
-use quorate_jepsen::{LocalCluster, tasks};
+use quorate_jepsen::{DevNode, LocalCluster, tasks};
 use tokio::sync::watch;
 
 const TTL: Duration = Duration::from_secs(2);
@@ -152,4 +154,32 @@ async fn a_cancelled_task_is_let_go_by_its_worker() -> Result<()> {
     let task = client.tasks().get("endless").await?.task.context("the task is gone")?;
     ensure!(task.status == TaskStatus::Cancelled as i32, "it ended as {:?}", task.status());
     cluster.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_claims_has_no_work_pushed_to_it_any_more() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let node = DevNode::start(dir.path(), None).await?;
+    let client = node.client()?;
+    let session = client.sessions().open(Duration::from_secs(30)).await?;
+    let agent = RegisterAgentRequest {
+        agent_id: "both".into(),
+        agent_type: "tester".into(),
+        capabilities: vec!["work".into()],
+        ..Default::default()
+    };
+    client.agents().register(&session, agent).await?;
+    let mut events = client.tasks().work(&session, "both").await?;
+    let first = events.next().await.context("the stream ended")??.event;
+    ensure!(matches!(first, Some(work_event::Event::Standing(true))), "{first:?}");
+
+    // Nothing is there to claim: what comes while it waits must reach the claim, and not the stream.
+    let tasks = client.tasks();
+    let claiming = tokio::spawn(async move { tasks.claim(&session, "both", 1, LIMIT).await });
+    let last = tokio::time::timeout(LIMIT, events.next()).await?.context("the stream ended without a word")?;
+    ensure!(last.is_err(), "the stream goes on: {last:?}");
+    client.tasks().submit_one(work("late")).await?;
+    let claimed = claiming.await??.tasks;
+    ensure!(claimed.len() == 1 && claimed[0].id == "late", "{claimed:?}");
+    node.stop().await
 }
