@@ -15,7 +15,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_proto::v1::{
-    Agent, AgentFilter, AgentStatus, DrainAgentRequest, DrainAgentResponse, KeyValue, RegisterAgentRequest,
+    Agent, AgentFilter, AgentStatus, DrainAgentRequest, DrainAgentResponse, RegisterAgentRequest,
     RegisterAgentResponse, ReportAgentRequest, ReportAgentResponse,
 };
 
@@ -429,11 +429,6 @@ pub fn matches(filter: &AgentFilter, agent: &Agent) -> bool {
 /// Whether an agent offers all of these.
 pub fn offers(agent: &Agent, capabilities: &[String]) -> bool {
     capabilities.iter().all(|capability| agent.capabilities.binary_search(capability).is_ok())
-}
-
-/// Whether an agent's metadata has all of these.
-pub fn has_labels(agent: &Agent, labels: &[KeyValue]) -> bool {
-    labels.iter().all(|label| agent.metadata.contains(label))
 }
 
 /// Whether an agent may yet be given work: it has a session and did not fail.
