@@ -37,7 +37,7 @@ pub(crate) struct Core {
     /// Leadership is handed over: streams that would never end are ended.
     pub(crate) closing: Stop,
     pub(crate) started: Instant,
-    /// The term in which this node has taken office: its clock is set, and it has applied what its predecessors committed.
+    /// The term in which this node has taken office: its clock is set, and its table of leases filled.
     pub(crate) office: AtomicU64,
     pub(crate) data_dir: Mutex<DataDir>,
     /// The highest term that the other members knew of when this node, its disk being empty, asked them.

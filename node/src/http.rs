@@ -85,7 +85,7 @@ async fn status(State(core): State<Arc<Core>>) -> Result<Json<Work>, StatusCode>
 fn work(core: &Core) -> Result<Work, Fatal> {
     let leader_id = core.metrics().current_leader.unwrap_or(0);
     core.replica.read(|view| {
-        let stats = view.rooms.tasks.stats();
+        let stats = view.rooms.progress.totals();
         let failed = stats.failed + stats.timed_out;
         let ended = stats.completed + failed + stats.cancelled + stats.skipped;
         let pending = stats.ready + stats.pending;

@@ -94,7 +94,9 @@ impl Hub {
     pub(crate) fn stand(&self, agent_id: &str, session_id: &str) -> mpsc::UnboundedReceiver<WorkNews> {
         let (news, told) = mpsc::unbounded_channel();
         let mut streams = self.streams.lock();
-        streams.retain(|_, standing| !standing.news.is_closed());
+        if streams.len() > KEYS_BEFORE_SWEEP {
+            streams.retain(|_, standing| !standing.news.is_closed());
+        }
         streams.insert(agent_id.to_owned(), Standing { session_id: session_id.to_owned(), news });
         told
     }

@@ -8,11 +8,10 @@ use clap::{Args, Subcommand};
 use quorate_client::v1::{EpicRoute, ExplainRouteResponse, RouteRule, RoutingTable};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::io::AsyncReadExt;
 
-use super::Context;
 use super::exit::Failure;
 use super::output::{facts, or_dash, table};
+use super::{Context, values};
 
 const SET_EXAMPLES: &str = r#"EXAMPLES:
   quorate route show -o json > routes.json
@@ -147,14 +146,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
 }
 
 async fn set(context: &Context, file: String) -> Result<(), Failure> {
-    let (name, bytes) = if file == "-" {
-        let mut bytes = Vec::new();
-        (String::from("stdin"), tokio::io::stdin().read_to_end(&mut bytes).await.map(|_| bytes))
-    } else {
-        let bytes = tokio::fs::read(&file).await;
-        (file, bytes)
-    };
-    let bytes = bytes.map_err(|error| Failure::bad_input(format!("{name}: {error}")))?;
+    let (name, bytes) = values::read_input(file).await?;
     let (table, if_version) = TableFile::parse(&name, &bytes).map_err(Failure::bad_input)?.into_table();
     let answer = context.client.dispatch().set_routes(table, if_version).await?;
     let table = answer.table.unwrap_or_default();

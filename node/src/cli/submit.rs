@@ -8,11 +8,11 @@ mod flags;
 
 use clap::Args;
 use quorate_client::v1::{Spawn, SubmitTasksRequest, TaskSpec};
-use tokio::io::AsyncReadExt;
 
 use self::flags::TaskFlags;
 pub(crate) use self::flags::pair;
 use super::exit::Failure;
+use super::values;
 
 /// Shown under `quorate task submit --help`.
 pub(crate) const EXAMPLES: &str = r#"EXAMPLES:
@@ -100,14 +100,7 @@ pub(crate) async fn request(mut args: SubmitArgs) -> Result<SubmitTasksRequest, 
 
 /// The tasks of a file, or of stdin for `-`.
 async fn read(file: String) -> Result<Vec<TaskSpec>, Failure> {
-    let (name, bytes) = if file == "-" {
-        let mut bytes = Vec::new();
-        (String::from("stdin"), tokio::io::stdin().read_to_end(&mut bytes).await.map(|_| bytes))
-    } else {
-        let bytes = tokio::fs::read(&file).await;
-        (file, bytes)
-    };
-    let bytes = bytes.map_err(|error| Failure::bad_input(format!("{name}: {error}")))?;
+    let (name, bytes) = values::read_input(file).await?;
     file::parse(&bytes).map_err(|message| Failure::bad_input(format!("{name}: {message}")))
 }
 

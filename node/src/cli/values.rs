@@ -6,6 +6,9 @@
 use std::time::Duration;
 
 use quorate_client::v1::{AgentStatus, AttemptOutcome, ExecutionMode, TaskStatus, Unroutable};
+use tokio::io::AsyncReadExt;
+
+use super::exit::Failure;
 
 /// The names of priorities; any other number from 0 to 10 has none.
 const PRIORITIES: [(&str, u32); 5] = [("critical", 10), ("high", 7), ("medium", 5), ("low", 3), ("background", 1)];
@@ -117,6 +120,21 @@ fn named<T>(text: &str, prefix: &str, names: &str, parse: fn(&str) -> Option<T>)
     let name = text.trim().replace('-', "_").to_ascii_uppercase();
     let value = if name == "UNSPECIFIED" { None } else { parse(&format!("{prefix}{name}")) };
     value.ok_or_else(|| format!("expected one of {names}"))
+}
+
+/// The bytes of a file, or of stdin for `-`, with the name that messages give it.
+pub(super) async fn read_input(file: String) -> Result<(String, Vec<u8>), Failure> {
+    let (name, bytes) = if file == "-" {
+        let mut bytes = Vec::new();
+        (String::from("stdin"), tokio::io::stdin().read_to_end(&mut bytes).await.map(|_| bytes))
+    } else {
+        let bytes = tokio::fs::read(&file).await;
+        (file, bytes)
+    };
+    match bytes {
+        Ok(bytes) => Ok((name, bytes)),
+        Err(error) => Err(Failure::bad_input(format!("{name}: {error}"))),
+    }
 }
 
 #[cfg(test)]

@@ -15,11 +15,11 @@ use quorate_raft::state::{agents, check_id};
 use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status};
 
-use super::{Door, checked, expect_arm, status};
+use super::{Door, checked, expect_arm, rows_wanted, status};
 use crate::hub::AgentNews;
 
-const FIND_DEFAULT: u32 = 1_000;
-const FIND_MAX: u32 = 10_000;
+const FIND_DEFAULT: usize = 1_000;
+const FIND_MAX: usize = 10_000;
 
 #[tonic::async_trait]
 impl Agents for Door {
@@ -77,10 +77,7 @@ impl Agents for Door {
         let request = request.into_inner();
         let filter = request.filter.clone().unwrap_or_default();
         check_filter(&filter)?;
-        if request.limit > FIND_MAX {
-            return Err(status::invalid("limit", format!("limit must be at most {FIND_MAX}; got {}", request.limit)));
-        }
-        let limit = if request.limit == 0 { FIND_DEFAULT } else { request.limit } as usize;
+        let limit = rows_wanted("limit", request.limit, FIND_DEFAULT, FIND_MAX)?;
         let response = self
             .read(request.consistency(), |view| {
                 let agents = view.rooms.agents.find(&filter, limit);
@@ -119,7 +116,7 @@ fn watch(door: Door, filter: AgentFilter) -> impl Stream<Item = Result<AgentEven
         loop {
             if look {
                 let (present, rev) = door.core.replica.read(|view| {
-                    (view.rooms.agents.find(&filter, FIND_MAX as usize), view.head.rev)
+                    (view.rooms.agents.find(&filter, FIND_MAX), view.head.rev)
                 });
                 let ids: BTreeSet<String> = present.iter().map(|agent| agent.id.clone()).collect();
                 for id in shown.difference(&ids) {

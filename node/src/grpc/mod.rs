@@ -138,6 +138,20 @@ fn checked(result: Result<(), Error>) -> Result<(), Status> {
     }
 }
 
+/// A number of rows that a request asks for; more than the most is refused.
+fn at_most(field: &str, asked: u32, most: usize) -> Result<(), Status> {
+    if asked as usize > most {
+        return Err(status::invalid(field, format!("{field} must be at most {most}; got {asked}")));
+    }
+    Ok(())
+}
+
+/// The same, where 0 stands for the default.
+fn rows_wanted(field: &str, asked: u32, default: usize, most: usize) -> Result<usize, Status> {
+    at_most(field, asked, most)?;
+    Ok(if asked == 0 { default } else { asked as usize })
+}
+
 /// A fresh id, sortable by time.
 pub(crate) fn new_id(prefix: &str) -> String {
     format!("{prefix}-{}", uuid::Uuid::now_v7().simple())

@@ -7,12 +7,12 @@ use quorate_proto::v1::{
 use quorate_raft::state::progress;
 use tonic::{Request, Response, Status};
 
-use super::{Door, status};
+use super::{Door, rows_wanted, status};
 
-const CHECKPOINTS_DEFAULT: u32 = 100;
-const CHECKPOINTS_MAX: u32 = 1_000;
-const SAMPLES_DEFAULT: u32 = 1_440;
-const SAMPLES_MAX: u32 = 10_080;
+const CHECKPOINTS_DEFAULT: usize = 100;
+const CHECKPOINTS_MAX: usize = 1_000;
+const SAMPLES_DEFAULT: usize = 1_440;
+const SAMPLES_MAX: usize = 10_080;
 
 #[tonic::async_trait]
 impl Progress for Door {
@@ -29,7 +29,7 @@ impl Progress for Door {
 
     async fn checkpoints(&self, request: Request<CheckpointsRequest>) -> Result<Response<CheckpointsResponse>, Status> {
         let request = request.into_inner();
-        let limit = limit(request.limit, CHECKPOINTS_DEFAULT, CHECKPOINTS_MAX)?;
+        let limit = rows_wanted("limit", request.limit, CHECKPOINTS_DEFAULT, CHECKPOINTS_MAX)?;
         let response = self
             .read(request.consistency(), |view| {
                 let checkpoints = progress::Progress::checkpoints(view.rows, &request.project, limit)?;
@@ -41,7 +41,7 @@ impl Progress for Door {
 
     async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
         let request = request.into_inner();
-        let limit = limit(request.limit, SAMPLES_DEFAULT, SAMPLES_MAX)?;
+        let limit = rows_wanted("limit", request.limit, SAMPLES_DEFAULT, SAMPLES_MAX)?;
         let before_ms = if request.before_ms == 0 { u64::MAX } else { request.before_ms };
         if before_ms <= request.from_ms {
             let message = format!("before_ms must be 0 or later than from_ms {}; got {before_ms}", request.from_ms);
@@ -54,13 +54,5 @@ impl Progress for Door {
             })
             .await?;
         Ok(self.respond(response))
-    }
-}
-
-fn limit(asked: u32, default: u32, most: u32) -> Result<usize, Status> {
-    match asked {
-        0 => Ok(default as usize),
-        asked if asked <= most => Ok(asked as usize),
-        asked => Err(status::invalid("limit", format!("limit must be at most {most}; got {asked}"))),
     }
 }

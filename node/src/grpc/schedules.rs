@@ -15,12 +15,12 @@ use quorate_raft::state::check_id;
 use quorate_raft::state::schedules::MAX_RUNS;
 use tonic::{Request, Response, Status};
 
-use super::{Door, checked, expect_arm, new_id, status};
+use super::{Door, checked, expect_arm, new_id, rows_wanted, status};
 use crate::calendar::{Calendar, Wrong};
 use crate::core::Core;
 
-const HISTORY_DEFAULT: u32 = 100;
-const PREVIEW_DEFAULT: u32 = 5;
+const HISTORY_DEFAULT: usize = 100;
+const PREVIEW_DEFAULT: usize = 5;
 const PREVIEW_MAX: usize = 100;
 /// No preview begins after the year 3000: calendars end somewhere.
 const LATEST_MS: u64 = 32_503_680_000_000;
@@ -96,7 +96,7 @@ impl Schedules for Door {
     ) -> Result<Response<ScheduleHistoryResponse>, Status> {
         let request = request.into_inner();
         checked(check_id("schedule_id", &request.schedule_id))?;
-        let limit = limit("limit", request.limit, HISTORY_DEFAULT, MAX_RUNS)?;
+        let limit = rows_wanted("limit", request.limit, HISTORY_DEFAULT, MAX_RUNS)?;
         let (mut runs, rev) = self
             .read(request.consistency(), |view| {
                 let runs = view.rooms.schedules.history(view.rows, &request.schedule_id, limit)?;
@@ -116,7 +116,7 @@ impl Schedules for Door {
     ) -> Result<Response<PreviewScheduleResponse>, Status> {
         let request = request.into_inner();
         let calendar = calendar(request.spec.as_ref())?;
-        let count = limit("count", request.count, PREVIEW_DEFAULT, PREVIEW_MAX)?;
+        let count = rows_wanted("count", request.count, PREVIEW_DEFAULT, PREVIEW_MAX)?;
         if request.from_ms > LATEST_MS {
             return Err(status::invalid("from_ms", format!("from_ms must be at most {LATEST_MS}, the year 3000")));
         }
@@ -146,15 +146,6 @@ fn calendar(spec: Option<&ScheduleSpec>) -> Result<Calendar, Status> {
 
 fn wrong(wrong: Wrong) -> Status {
     status::invalid(wrong.field, wrong.message)
-}
-
-/// A number of rows: 0 stands for the default.
-fn limit(field: &str, given: u32, default: u32, most: usize) -> Result<usize, Status> {
-    let wanted = if given == 0 { default } else { given } as usize;
-    if wanted > most {
-        return Err(status::invalid(field, format!("{field} must be at most {most}; got {given}")));
-    }
-    Ok(wanted)
 }
 
 /// For lists: thousands of them fit one answer only without what may be large.

@@ -22,12 +22,11 @@ use quorate_raft::state::tasks;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{Door, answered, checked, expect_arm, new_id, status, work};
+use super::{Door, answered, at_most, checked, expect_arm, new_id, status, work};
 use crate::core::Leadership;
 use crate::hub::RECHECK;
 
 const MAX_WAIT_MS: u64 = 60_000;
-const MAX_PAGE: u32 = 1_000;
 /// There are no more.
 const MAX_STATUSES: usize = 11;
 
@@ -177,7 +176,7 @@ impl Tasks for Door {
 
     async fn list(&self, request: Request<ListTasksRequest>) -> Result<Response<ListTasksResponse>, Status> {
         let request = request.into_inner();
-        check_limit(request.limit)?;
+        at_most("limit", request.limit, tasks::MAX_PAGE as usize)?;
         check_filters([("agent_id", &request.agent_id), ("parent_id", &request.parent_id)])?;
         check_token(&request.page_token)?;
         if request.statuses.len() > MAX_STATUSES {
@@ -195,7 +194,7 @@ impl Tasks for Door {
 
     async fn attempts(&self, request: Request<ListAttemptsRequest>) -> Result<Response<ListAttemptsResponse>, Status> {
         let request = request.into_inner();
-        check_limit(request.limit)?;
+        at_most("limit", request.limit, tasks::MAX_PAGE as usize)?;
         check_filters([("task_id", &request.task_id), ("agent_id", &request.agent_id)])?;
         let response = self
             .read(request.consistency(), |view| {
@@ -229,13 +228,6 @@ fn check_filters<const N: usize>(named: [(&str, &String); N]) -> Result<(), Stat
 fn check_token(page_token: &str) -> Result<(), Status> {
     if page_token.contains('\0') {
         return Err(status::invalid("page_token", "page_token must be the one that the page before named"));
-    }
-    Ok(())
-}
-
-fn check_limit(limit: u32) -> Result<(), Status> {
-    if limit > MAX_PAGE {
-        return Err(status::invalid("limit", format!("limit must be at most {MAX_PAGE}; got {limit}")));
     }
     Ok(())
 }

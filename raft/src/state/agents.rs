@@ -21,7 +21,7 @@ use quorate_proto::v1::{
 
 use crate::effect::Effect;
 use crate::error::{Fatal, Outcome, exhausted, invalid, not_found, precondition};
-use crate::state::{Ctx, Out, Rooms};
+use crate::state::{Ctx, Out, Rooms, remove_from};
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows::{self, Rows};
 
@@ -166,15 +166,6 @@ impl Agents {
         remove_from(&mut self.by_status, &agent.status, &agent.id);
         remove_from(&mut self.by_session, &agent.session_id, &agent.id);
         self.forget.remove(&(agent.forget_at_ms, agent.id.clone()));
-    }
-}
-
-fn remove_from<K: Ord>(index: &mut BTreeMap<K, BTreeSet<String>>, key: &K, id: &str) {
-    if let Some(ids) = index.get_mut(key) {
-        ids.remove(id);
-        if ids.is_empty() {
-            index.remove(key);
-        }
     }
 }
 

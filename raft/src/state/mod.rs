@@ -26,6 +26,9 @@ pub mod schedules;
 pub mod sessions;
 pub mod tasks;
 
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::effect::Effect;
 use crate::error::{Fatal, Outcome, invalid};
 use crate::storage::rows::Rows;
@@ -104,4 +107,19 @@ pub fn check_id(field: &str, id: &str) -> Outcome<()> {
         return Ok(());
     }
     Err(invalid(field, format!("{field} must be 1 to {MAX_ID_BYTES} letters, digits or . _ - : / @; got {id:?}")))
+}
+
+/// Removes from a set of the index, and the set with its last member: an index never keeps what a rebuild would not.
+pub(crate) fn remove_from<K, Q, V>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &Q, value: &V)
+where
+    K: Ord + Borrow<Q>,
+    Q: Ord + ?Sized,
+    V: Ord,
+{
+    if let Some(values) = index.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
+            index.remove(key);
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_proto::v1::Agent;
 
 use super::is_available;
+use crate::state::remove_from;
 
 const FULL: u64 = 1_000;
 
@@ -41,12 +42,7 @@ impl Standing {
         if stands(agent) {
             let rank = rank(agent);
             for place in places(agent) {
-                if let Some(ranks) = self.free.get_mut(&place) {
-                    ranks.remove(&rank);
-                    if ranks.is_empty() {
-                        self.free.remove(&place);
-                    }
-                }
+                remove_from(&mut self.free, &place, &rank);
             }
         }
     }

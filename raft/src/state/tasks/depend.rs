@@ -2,12 +2,11 @@
 
 use std::cell::Cell;
 
-use bytes::Bytes;
 use quorate_proto::v1::{AddDependenciesRequest, AddDependenciesResponse, TaskStatus};
 
 use super::check::MAX_DEPENDENCIES;
 use super::moves::{self, Next};
-use super::{dependent_key, is_ended, live_key, load, plan, status_name, unblocks};
+use super::{is_ended, live_key, load, plan, status_name, unblocks};
 use crate::error::{Outcome, exhausted, invalid, not_found, precondition};
 use crate::state::{Ctx, Out, Rooms, check_id};
 
@@ -56,8 +55,7 @@ pub fn add_dependencies(
     task.spec = Some(spec);
     if task.status() == TaskStatus::Blocked || open.is_empty() {
         for id in &open {
-            rooms.tasks.wait_for(id, &task.id);
-            out.txn.put_bytes(&dependent_key(id, &task.id), Bytes::new());
+            moves::wait_for(rooms, out, id, &task.id);
         }
         task.updated_at_ms = ctx.now_ms;
         out.txn.put(&live_key(&task.id), &task);

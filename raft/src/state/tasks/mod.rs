@@ -79,6 +79,7 @@ pub use self::review::decide;
 pub use self::submit::{submit, submit_internal};
 pub use self::why::why;
 use crate::error::Fatal;
+use crate::state::remove_from;
 use crate::state::retries::policy as retry;
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows::{self, Rows};
@@ -301,21 +302,6 @@ impl Tasks {
 
     fn count_of(&self, status: TaskStatus) -> u64 {
         self.counts.get(status as usize).copied().unwrap_or_default()
-    }
-}
-
-/// Removes from a set of the index, and the set with its last member: an index never keeps what a rebuild would not.
-fn remove_from<K, Q, V>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &Q, value: &V)
-where
-    K: Ord + std::borrow::Borrow<Q>,
-    Q: Ord + ?Sized,
-    V: Ord,
-{
-    if let Some(values) = index.get_mut(key) {
-        values.remove(value);
-        if values.is_empty() {
-            index.remove(key);
-        }
     }
 }
 

@@ -106,27 +106,7 @@ pub(super) fn move_to(
     enter(rooms, out, ctx, task, next, from)
 }
 
-/// Changes a live task without moving it; `change` may touch what its place depends on, but not its dependencies.
-pub(super) fn rewrite(
-    rooms: &mut Rooms,
-    out: &mut Out<'_, '_>,
-    ctx: &Ctx,
-    task: &mut Task,
-    change: impl FnOnce(&mut Task),
-) -> Result<(), Fatal> {
-    if task.status() == TaskStatus::Blocked {
-        change(task);
-    } else {
-        rooms.tasks.unplace(task);
-        change(task);
-        rooms.tasks.place(task)?;
-    }
-    task.updated_at_ms = ctx.now_ms;
-    out.txn.put(&live_key(&task.id), task);
-    Ok(())
-}
-
-/// The running attempt is asked to stop.
+/// The running attempt is asked to stop: its place depends on when it is fenced.
 pub(super) fn notify_cancel(
     rooms: &mut Rooms,
     out: &mut Out<'_, '_>,
@@ -134,7 +114,18 @@ pub(super) fn notify_cancel(
     task: &mut Task,
     notice: CancelNotice,
 ) -> Result<(), Fatal> {
-    rewrite(rooms, out, ctx, task, |task| task.cancel = Some(notice))
+    rooms.tasks.unplace(task);
+    task.cancel = Some(notice);
+    rooms.tasks.place(task)?;
+    task.updated_at_ms = ctx.now_ms;
+    out.txn.put(&live_key(&task.id), task);
+    Ok(())
+}
+
+/// A BLOCKED task waits for one more: the index and its row.
+pub(super) fn wait_for(rooms: &mut Rooms, out: &mut Out<'_, '_>, dependency: &str, task_id: &str) {
+    rooms.tasks.wait_for(dependency, task_id);
+    out.txn.put_bytes(&dependent_key(dependency, task_id), Bytes::new());
 }
 
 /// Where a task that waits for no other begins.
@@ -167,8 +158,7 @@ fn enter(
         Next::InProgress(claim) => task.claim = Some(claim),
         Next::Blocked(open) => {
             for dependency in open {
-                rooms.tasks.wait_for(&dependency, &task.id);
-                out.txn.put_bytes(&dependent_key(&dependency, &task.id), Bytes::new());
+                wait_for(rooms, out, &dependency, &task.id);
             }
         }
         Next::Reported | Next::Ended(_) => {}

@@ -7,7 +7,7 @@ use quorate_proto::v1::{SubmitTasksRequest, SubmitTasksResponse, SubmittedTask, 
 use super::aftermath::Kind;
 use super::moves::{self, Next};
 use super::plan::{self, First, MAX_SUBMIT, Plan, Planned};
-use super::{check, child_key, corrupt, dependent_key, idempotency_key, live_key, load, load_live};
+use super::{check, child_key, corrupt, idempotency_key, live_key, load, load_live};
 use crate::error::{Fatal, Outcome, invalid};
 use crate::state::{Ctx, Out, Rooms};
 
@@ -107,8 +107,7 @@ fn join(
         list.extend(born.iter().cloned());
     }
     for child in born {
-        rooms.tasks.wait_for(child, waiting);
-        out.txn.put_bytes(&dependent_key(child, waiting), Bytes::new());
+        moves::wait_for(rooms, out, child, waiting);
     }
     task.updated_at_ms = ctx.now_ms;
     out.txn.put(&live_key(waiting), &task);
