@@ -7,9 +7,9 @@ use quorate_proto::v1::{
     FindAgentsRequest, FindAgentsResponse, GetAgentRequest, GetAgentResponse, RegisterAgentRequest,
     RegisterAgentResponse, ReportAgentRequest, ReportAgentResponse, WatchAgentsRequest,
 };
-use tonic::transport::Channel;
 
 use crate::call::{Outcome, Plan};
+use crate::channels::Channel;
 use crate::client::Client;
 use crate::error::Error;
 use crate::sessions::Session;

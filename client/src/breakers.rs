@@ -9,9 +9,9 @@ use quorate_proto::v1::{
     ConfigureBreakerRequest, ConfigureBreakerResponse, ForceBreakerRequest, ForceBreakerResponse, GetBreakerRequest,
     GetBreakerResponse, ListBreakersRequest, ListBreakersResponse, ReportBreakerRequest, ReportBreakerResponse,
 };
-use tonic::transport::Channel;
 
 use crate::call::Plan;
+use crate::channels::Channel;
 use crate::client::Client;
 use crate::error::Error;
 use crate::sessions::{Session, UnderWay};

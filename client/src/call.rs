@@ -10,10 +10,9 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-use crate::channels::Channels;
+use crate::channels::{Channel, Channels};
 use crate::config::Config;
 use crate::error::{Error, Failure, classify, leader_hint};
 

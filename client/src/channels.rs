@@ -1,13 +1,20 @@
-//! Connections: one lazy channel an endpoint, and who is thought to lead.
+//! Connections: one lazy channel an endpoint, and who is thought to lead. Every call over them says which namespace it is
+//! about, and under which grants.
 //!
 //! Deliberately absent: health checks. A node is as good as its last answer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use quorate_proto::v1::{Fence, FenceKind};
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel as Transport, Endpoint};
+use tonic::{Request, Status};
 
 use crate::config::is_host_port;
 use crate::error::Error;
@@ -17,6 +24,57 @@ const MAX_CHANNELS: usize = 64;
 /// How long a hint does not send anybody back to a node that failed.
 const SHUNNED: Duration = Duration::from_secs(1);
 
+/// What every call goes through.
+pub(crate) type Channel = InterceptedService<Transport, Said>;
+
+/// What a client's calls say besides their message.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Said {
+    namespace: Option<MetadataValue<Ascii>>,
+    fences: Vec<MetadataValue<Ascii>>,
+}
+
+impl Said {
+    /// For the given namespace; empty: none is said.
+    pub(crate) fn namespace(mut self, name: &str) -> Result<Self, Error> {
+        self.namespace = if name.is_empty() { None } else { Some(ascii("namespace", name)?) };
+        Ok(self)
+    }
+
+    /// Under these grants too.
+    pub(crate) fn fences(mut self, fences: impl IntoIterator<Item = Fence>) -> Result<Self, Error> {
+        for fence in fences {
+            let kind = match fence.kind() {
+                FenceKind::Lock => "lock",
+                FenceKind::Scope => "scope",
+                FenceKind::Task => "task",
+                FenceKind::Unspecified => {
+                    let message = "a fence must be for a lock, a scope or a task".to_owned();
+                    return Err(Error::Config { message });
+                }
+            };
+            self.fences.push(ascii("fence", &format!("{kind}/{}={}", fence.name, fence.token))?);
+        }
+        Ok(self)
+    }
+}
+
+fn ascii(what: &str, text: &str) -> Result<MetadataValue<Ascii>, Error> {
+    text.parse().map_err(|_| Error::Config { message: format!("{what} must be printable ASCII; got {text:?}") })
+}
+
+impl Interceptor for Said {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(namespace) = &self.namespace {
+            request.metadata_mut().insert("quorate-namespace", namespace.clone());
+        }
+        for fence in &self.fences {
+            request.metadata_mut().append("quorate-fence", fence.clone());
+        }
+        Ok(request)
+    }
+}
+
 /// One endpoint and the channel to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
@@ -24,9 +82,15 @@ pub(crate) struct Connection {
     pub(crate) channel: Channel,
 }
 
-/// The connections of one client.
-#[derive(Debug)]
+/// The connections of one client. Handles that say different things share them.
+#[derive(Debug, Clone)]
 pub(crate) struct Channels {
+    shared: Arc<Shared>,
+    said: Said,
+}
+
+#[derive(Debug)]
+struct Shared {
     configured: Vec<String>,
     state: Mutex<State>,
 }
@@ -43,7 +107,7 @@ struct State {
 /// What is known of one endpoint.
 #[derive(Debug)]
 struct Known {
-    channel: Channel,
+    channel: Transport,
     failed_at: Option<Instant>,
     last_use: u64,
 }
@@ -52,16 +116,27 @@ impl Channels {
     pub(crate) fn new(configured: Vec<String>) -> Self {
         // Clients that were given the same list do not all begin with the same node.
         let next = uuid::Uuid::new_v4().as_u128() as usize % configured.len().max(1);
-        Channels { configured, state: Mutex::new(State { next, ..State::default() }) }
+        let state = Mutex::new(State { next, ..State::default() });
+        Channels { shared: Arc::new(Shared { configured, state }), said: Said::default() }
+    }
+
+    /// What calls over these channels say.
+    pub(crate) fn said(&self) -> &Said {
+        &self.said
+    }
+
+    /// The same connections, whose calls say something else.
+    pub(crate) fn saying(&self, said: Said) -> Self {
+        Channels { shared: self.shared.clone(), said }
     }
 
     /// The node to call now: the one thought to lead, else the next in turn.
     pub(crate) fn pick(&self) -> Result<Connection, Error> {
         let endpoint = {
-            let state = self.state.lock();
+            let state = self.shared.state.lock();
             match &state.preferred {
                 Some(preferred) => preferred.clone(),
-                None => self.configured[state.next % self.configured.len()].clone(),
+                None => self.shared.configured[state.next % self.shared.configured.len()].clone(),
             }
         };
         self.to(&endpoint)
@@ -69,7 +144,8 @@ impl Channels {
 
     /// The connection to one endpoint.
     pub(crate) fn to(&self, endpoint: &str) -> Result<Connection, Error> {
-        let channel = self.known(&mut self.state.lock(), endpoint)?.channel.clone();
+        let channel = self.shared.known(&mut self.shared.state.lock(), endpoint)?.channel.clone();
+        let channel = InterceptedService::new(channel, self.said.clone());
         Ok(Connection { endpoint: endpoint.to_owned(), channel })
     }
 
@@ -78,8 +154,8 @@ impl Channels {
         if !is_host_port(&endpoint) {
             return;
         }
-        let mut state = self.state.lock();
-        let Ok(known) = self.known(&mut state, &endpoint) else { return };
+        let mut state = self.shared.state.lock();
+        let Ok(known) = self.shared.known(&mut state, &endpoint) else { return };
         if known.failed_at.is_none_or(|at| at.elapsed() >= SHUNNED) {
             state.preferred = Some(endpoint);
         }
@@ -87,18 +163,20 @@ impl Channels {
 
     /// A node failed: the next call goes elsewhere.
     pub(crate) fn failed(&self, endpoint: &str) {
-        let mut state = self.state.lock();
+        let mut state = self.shared.state.lock();
         if let Some(known) = state.open.get_mut(endpoint) {
             known.failed_at = Some(Instant::now());
         }
         if state.preferred.as_deref() == Some(endpoint) {
             state.preferred = None;
         }
-        if self.configured[state.next % self.configured.len()] == endpoint {
+        if self.shared.configured[state.next % self.shared.configured.len()] == endpoint {
             state.next += 1;
         }
     }
+}
 
+impl Shared {
     /// The endpoint's channel, opened if need be.
     fn known<'a>(&self, state: &'a mut State, endpoint: &str) -> Result<&'a Known, Error> {
         if !state.open.contains_key(endpoint) {
@@ -134,7 +212,7 @@ impl Channels {
     }
 }
 
-fn open(endpoint: &str) -> Result<Channel, Error> {
+fn open(endpoint: &str) -> Result<Transport, Error> {
     let uri = Endpoint::from_shared(format!("http://{endpoint}"))
         .map_err(|e| Error::Config { message: format!("endpoints must be host:port; got {endpoint:?}: {e}") })?;
     Ok(uri
@@ -183,7 +261,7 @@ mod tests {
         channels.leads(failed.clone());
         assert_eq!(channels.pick().unwrap().endpoint, first);
         let long_ago = Instant::now() - SHUNNED;
-        channels.state.lock().open.get_mut(&failed).unwrap().failed_at = Some(long_ago);
+        channels.shared.state.lock().open.get_mut(&failed).unwrap().failed_at = Some(long_ago);
         channels.leads(failed.clone());
         assert_eq!(channels.pick().unwrap().endpoint, failed);
     }
@@ -196,7 +274,7 @@ mod tests {
         for port in 1..=200 {
             channels.leads(format!("c:{port}"));
         }
-        let state = channels.state.lock();
+        let state = channels.shared.state.lock();
         assert_eq!(state.open.len(), MAX_CHANNELS);
         assert!(state.open.contains_key("a:1") && state.open.contains_key("b:1"));
         assert!(state.open.contains_key("c:200") && !state.open.contains_key("c:1"));

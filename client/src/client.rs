@@ -1,18 +1,24 @@
 //! The client: one handle to the whole cluster.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tonic::transport::Channel;
+use quorate_proto::v1::Fence;
 use tonic::{Response, Status};
 
 use crate::agents::Agents;
+use crate::blobs::Blobs;
 use crate::breakers::Breakers;
+use crate::bus::Bus;
 use crate::call::{Outcome, Plan, call};
-use crate::channels::Channels;
+use crate::channels::{Channel, Channels, Said};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::error::Error;
+use crate::kv::Kv;
+use crate::locks::Locks;
+use crate::namespaces::Namespaces;
 use crate::progress::Progress;
 use crate::retries::Retries;
 use crate::schedules::Schedules;
@@ -35,8 +41,23 @@ impl Client {
     /// Checks the settings. Connects to nothing yet. Must run within a tokio runtime.
     pub fn connect(config: Config) -> Result<Self, Error> {
         config.check()?;
-        let channels = Channels::new(config.endpoints.clone());
+        let said = Said::default().namespace(&config.namespace)?;
+        let channels = Channels::new(config.endpoints.clone()).saying(said);
         Ok(Client { inner: Arc::new(Inner { config, channels }) })
+    }
+
+    /// A handle to another namespace of the same cluster. It shares the connections.
+    pub fn in_namespace(&self, name: &str) -> Result<Self, Error> {
+        let said = Said::default().namespace(name)?;
+        let config = Config { namespace: name.to_owned(), ..self.inner.config.clone() };
+        Ok(Client { inner: Arc::new(Inner { config, channels: self.inner.channels.saying(said) }) })
+    }
+
+    /// A handle whose writes happen only while these grants are held: [`Error::Fenced`] otherwise. At most eight.
+    pub fn fenced(&self, fences: impl IntoIterator<Item = Fence>) -> Result<Self, Error> {
+        let said = self.inner.channels.said().clone().fences(fences)?;
+        let config = self.inner.config.clone();
+        Ok(Client { inner: Arc::new(Inner { config, channels: self.inner.channels.saying(said) }) })
     }
 
     /// The one lease.
@@ -59,6 +80,11 @@ impl Client {
         Dispatch { client: self.clone() }
     }
 
+    /// What is too large for the log.
+    pub fn blobs(&self) -> Blobs {
+        Blobs { client: self.clone() }
+    }
+
     /// What is broken.
     pub fn breakers(&self) -> Breakers {
         Breakers { client: self.clone() }
@@ -77,6 +103,26 @@ impl Client {
     /// How far the work is.
     pub fn progress(&self) -> Progress {
         Progress { client: self.clone() }
+    }
+
+    /// Who holds what.
+    pub fn locks(&self) -> Locks {
+        Locks { client: self.clone() }
+    }
+
+    /// What is said.
+    pub fn bus(&self) -> Bus {
+        Bus { client: self.clone() }
+    }
+
+    /// What is kept.
+    pub fn kv(&self) -> Kv {
+        Kv { client: self.clone() }
+    }
+
+    /// How the cluster is divided.
+    pub fn namespaces(&self) -> Namespaces {
+        Namespaces { client: self.clone() }
     }
 
     /// The cluster itself.
@@ -106,6 +152,11 @@ impl Client {
     {
         call(&self.inner.channels, &self.inner.config, plan, attempt).await
     }
+}
+
+/// Whole milliseconds, as the contract counts time.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A fresh id, sortable by time.

@@ -13,6 +13,8 @@ pub struct Config {
     pub call_timeout: Duration,
     /// One attempt at one node.
     pub attempt_timeout: Duration,
+    /// The namespace that calls are about; empty: `default`.
+    pub namespace: String,
     /// Free text that people see beside this client's sessions.
     pub client_name: String,
 }
@@ -24,6 +26,7 @@ impl Config {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             call_timeout: Duration::from_secs(30),
             attempt_timeout: Duration::from_secs(5),
+            namespace: String::new(),
             client_name: format!("quorate-client {} pid {}", env!("CARGO_PKG_VERSION"), std::process::id()),
         }
     }

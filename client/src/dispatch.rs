@@ -8,9 +8,9 @@ use quorate_proto::v1::{
     SetDispatchPolicyRequest, SetDispatchPolicyResponse, SetLimitRequest, SetLimitResponse, SetRoutesRequest,
     SetRoutesResponse, SetShareRequest, SetShareResponse,
 };
-use tonic::transport::Channel;
 
 use crate::call::{Outcome, Plan};
+use crate::channels::Channel;
 use crate::client::Client;
 use crate::error::Error;
 

@@ -38,6 +38,20 @@ pub enum Error {
         /// One sentence for a person.
         message: String,
     },
+    /// Nothing came in time. What was asked for may still happen.
+    #[error("{message}")]
+    TimedOut {
+        /// One sentence for a person.
+        message: String,
+    },
+    /// Some of what was asked for is not kept any more.
+    #[error("{message}")]
+    Compacted {
+        /// One sentence for a person.
+        message: String,
+        /// What is kept begins with this rev.
+        oldest_rev: u64,
+    },
     /// The client was told something that cannot be.
     #[error("{message}")]
     Config {

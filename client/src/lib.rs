@@ -22,39 +22,59 @@
 //! Deliberately absent: anything that decides. The cluster does; the library asks, repeats and reports.
 
 mod agents;
+mod background;
+mod blobs;
 mod breakers;
+mod bus;
 mod call;
 mod channels;
 mod client;
 mod cluster;
 mod config;
+mod continuous;
 mod dispatch;
 mod error;
 mod graph;
+mod kv;
+mod locks;
+mod namespaces;
+mod outbox;
 mod progress;
+mod reopen;
+mod requests;
 mod retries;
 mod retry;
 mod schedules;
 mod sessions;
 mod tasks;
+mod transact;
+mod watch;
 mod worker;
 
 pub use quorate_proto::v1;
 
 pub use crate::agents::Agents;
+pub use crate::blobs::Blobs;
 pub use crate::breakers::{Blame, Breakers, CallError, Refused};
+pub use crate::bus::{Bus, Consumer, ConsumerBuilder, Delivery, Requester};
 pub use crate::client::Client;
 pub use crate::cluster::Cluster;
 pub use crate::config::Config;
+pub use crate::continuous::{ContinuousAgent, ContinuousReport, Step};
 pub use crate::dispatch::Dispatch;
 pub use crate::error::Error;
 pub use crate::graph::{Graph, Node};
+pub use crate::kv::{Kv, KvDelete, KvPut};
+pub use crate::locks::{LockBuilder, LockGuard, Locks, ScopeBuilder, ScopeGuard};
+pub use crate::namespaces::Namespaces;
 pub use crate::progress::Progress;
 pub use crate::retries::Retries;
 pub use crate::retry::{DEFAULT_RETRY, GaveUp, execute_with_retry, retry_delay};
 pub use crate::schedules::Schedules;
 pub use crate::sessions::{Session, Sessions};
 pub use crate::tasks::Tasks;
+pub use crate::transact::Transaction;
+pub use crate::watch::Watch;
 pub use crate::worker::{Done, Job, Output, Worker, WorkerBuilder, WorkerReport};
 
 /// The largest message in either direction, several payloads of 1 MiB.

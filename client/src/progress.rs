@@ -4,9 +4,9 @@ use quorate_proto::v1::progress_client::ProgressClient;
 use quorate_proto::v1::{
     CheckpointsRequest, CheckpointsResponse, HistoryRequest, HistoryResponse, ProjectsRequest, ProjectsResponse,
 };
-use tonic::transport::Channel;
 
 use crate::call::Plan;
+use crate::channels::Channel;
 use crate::client::Client;
 use crate::error::Error;
 

@@ -1,7 +1,7 @@
 //! Sessions: the one lease, kept alive in the background.
 //!
-//! Deliberately absent: a new session in place of a lost one. What hung on the old one is gone, and only its holder
-//! knows what that was.
+//! Deliberately absent: a new session in place of a lost one. What hung on the old one is gone or soon will be, and only
+//! its holder knows what that was, and whether it is worth taking up again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use quorate_proto::v1::sessions_client::SessionsClient;
-use quorate_proto::v1::{CloseSessionRequest, KeepAliveRequest, OpenSessionRequest, RequestId};
+use quorate_proto::v1::{self, CloseSessionRequest, KeepAliveRequest, OpenSessionRequest, RequestId};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -20,6 +20,8 @@ use crate::error::Error;
 
 /// A keep-alive attempt gets a third of the TTL, but never less than a slow round trip takes.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(300);
+/// More request ids than a handle draws while the cluster's rev grows by one. The epoch is a rev.
+const SEQUENCES_PER_REV: u64 = 1 << 20;
 
 /// Opens sessions.
 #[derive(Debug, Clone)]
@@ -30,9 +32,34 @@ pub struct Sessions {
 impl Sessions {
     /// Opens a session and keeps it alive until every handle to it is gone. `ttl`: 1 s to 1 h.
     pub async fn open(&self, ttl: Duration) -> Result<Session, Error> {
+        // Chosen here, so that a resend resumes the same session instead of opening a second.
+        let (opened, sent) = self.open_as(new_id("s"), ttl).await?;
+        Ok(Session::start(self.client.clone(), opened.id, opened.epoch, ttl, sent, Window::default()))
+    }
+
+    /// Takes over a session whose handles are gone, with all that it holds: those of a process that died, or of this one
+    /// after it was without word from the cluster for too long. Refused as not found if it has ended.
+    ///
+    /// Requests that were under way through the earlier handles count as answered with the first through this one. Should
+    /// somebody close the session at this very moment, what comes is a new one of its name that holds nothing.
+    pub async fn resume(&self, id: &str, ttl: Duration) -> Result<Session, Error> {
+        let request = KeepAliveRequest { session_id: id.to_owned() };
+        // An unknown id would be opened as a new session. One that is alive now is so for its TTL.
+        self.client
+            .call(Plan::SAFE, |channel| {
+                let request = request.clone();
+                async move { SessionsClient::new(channel).keep_alive(request).await }
+            })
+            .await?;
+        let (opened, sent) = self.open_as(id.to_owned(), ttl).await?;
+        let window = Window::after_epoch(opened.epoch);
+        Ok(Session::start(self.client.clone(), opened.id, opened.epoch, ttl, sent, window))
+    }
+
+    /// The session, and when the call was sent that was answered.
+    async fn open_as(&self, session_id: String, ttl: Duration) -> Result<(v1::Session, Instant), Error> {
         let request = OpenSessionRequest {
-            // Chosen here, so that a resend resumes the same session instead of opening a second.
-            session_id: new_id("s"),
+            session_id,
             ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
             client: self.client.config().client_name.clone(),
         };
@@ -43,8 +70,7 @@ impl Sessions {
                 async move { SessionsClient::new(channel).open(request).await }
             })
             .await;
-        let session = opened.result?.session.unwrap_or_default();
-        Ok(Session::start(self.client.clone(), session.id, session.epoch, ttl, opened.sent))
+        Ok((opened.result?.session.unwrap_or_default(), opened.sent))
     }
 }
 
@@ -146,6 +172,11 @@ struct Window {
 }
 
 impl Window {
+    /// Of a session that was resumed: no sequence that an earlier handle may have used is used again.
+    fn after_epoch(epoch: u64) -> Self {
+        Window { next: epoch.saturating_mul(SEQUENCES_PER_REV), ..Window::default() }
+    }
+
     fn begin(&mut self) -> (u64, u64) {
         self.next += 1;
         self.open.insert(self.next);
@@ -158,15 +189,14 @@ impl Window {
 }
 
 impl Session {
-    fn start(client: Client, id: String, epoch: u64, ttl: Duration, sent: Instant) -> Self {
+    fn start(client: Client, id: String, epoch: u64, ttl: Duration, sent: Instant, window: Window) -> Self {
         let lease = Arc::new(Lease {
             deadline: Mutex::new(sent + ttl),
             ended: watch::Sender::new(false),
             held: watch::Sender::default(),
         });
         let keeper = tokio::spawn(keep_alive(client.clone(), id.clone(), ttl, Arc::clone(&lease))).abort_handle();
-        let window = Mutex::new(Window::default());
-        Session { inner: Arc::new(Inner { client, id, epoch, ttl, window, lease, keeper }) }
+        Session { inner: Arc::new(Inner { client, id, epoch, ttl, window: Mutex::new(window), lease, keeper }) }
     }
 
     /// Its id.
@@ -300,7 +330,7 @@ impl Session {
         config.call_timeout = Duration::from_millis(50);
         #[allow(clippy::unwrap_used)]
         let client = Client::connect(config).unwrap();
-        Session::start(client, "s-alone".to_owned(), 1, ttl, sent)
+        Session::start(client, "s-alone".to_owned(), 1, ttl, sent, Window::default())
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -342,6 +372,16 @@ mod tests {
         window.end(4);
         assert_eq!(window.begin(), (5, 5));
     }
+
+    #[test]
+    fn a_resumed_session_uses_no_request_id_twice() {
+        let mut window = Window::after_epoch(7);
+        let (first, done_below) = window.begin();
+        assert!(first > 6 * SEQUENCES_PER_REV + 1_000_000 && done_below == first, "{first}");
+        let (later, _) = Window::after_epoch(8).begin();
+        assert!(later - first >= SEQUENCES_PER_REV);
+    }
+
     const TTL: Duration = Duration::from_secs(60);
 
     #[tokio::test]

@@ -19,9 +19,9 @@ use quorate_proto::v1::{
 };
 use tokio::time::{Instant, sleep};
 use tonic::Status;
-use tonic::transport::Channel;
 
 use crate::call::Plan;
+use crate::channels::Channel;
 use crate::client::{Client, new_id};
 use crate::error::{Error, Failure, classify, leader_hint};
 use crate::sessions::{Session, UnderWay};
@@ -244,7 +244,7 @@ fn give_keys(request: &mut SubmitTasksRequest) -> Result<(), Error> {
 
 /// Refuses what no message can carry. Sent, it would fail on the way, every time, and nobody could tell that it had no
 /// effect.
-fn check_size(request: &impl Message) -> Result<(), Error> {
+pub(crate) fn check_size(request: &impl Message) -> Result<(), Error> {
     let (limit, bytes) = (crate::MAX_MESSAGE_BYTES, request.encoded_len());
     if bytes <= limit {
         return Ok(());

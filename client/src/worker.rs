@@ -9,9 +9,12 @@
 //!                                  ├── known   what runs and what ran: nothing that is sent again runs again
 //!                                  └── bench   one task's way from its handler (job) to its accepted finish (done)
 //!                                       └── stop   how a job hears that it should end
+//!
+//!  courier ── across all of them: brings what an earlier life or a lost session left in the outbox
 //! ```
 
 mod bench;
+mod courier;
 mod done;
 mod job;
 mod known;
@@ -19,6 +22,7 @@ mod order;
 mod stop;
 mod stretch;
 
+use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
@@ -30,6 +34,7 @@ use tokio::time::sleep;
 use crate::client::Client;
 use crate::error::Error;
 use crate::sessions::Session;
+use courier::Courier;
 use stretch::{Over, Stretch};
 
 pub use done::{Done, Output};
@@ -54,6 +59,9 @@ pub struct WorkerReport {
     pub fenced: u64,
     /// How often the lease was lost.
     pub sessions_lost: u64,
+    /// Results from the outbox, of an earlier life or a lost session, that were accepted. One that came too late is
+    /// among the fenced.
+    pub replayed: u64,
 }
 
 /// Puts a worker together.
@@ -62,6 +70,7 @@ pub struct WorkerBuilder {
     client: Client,
     registration: RegisterAgentRequest,
     session_ttl: Duration,
+    outbox: Option<PathBuf>,
 }
 
 impl WorkerBuilder {
@@ -107,9 +116,28 @@ impl WorkerBuilder {
         self
     }
 
+    /// Keeps results in this directory until the cluster has answered: one that is there survives this process and an
+    /// outage of the cluster, and counts once. Without it, whatever is not delivered when the process dies is lost, and
+    /// its task is done again.
+    ///
+    /// The next run that is given the same directory delivers what it finds, in the background, whatever its agent's
+    /// id, and keeps the sessions alive under which that was done until it has. A result comes in time if the cluster
+    /// was away meanwhile, or the worker for less than its session's TTL; else its task is somebody else's by then, and
+    /// the result is kept as an orphan of its attempt.
+    ///
+    /// The directory is made if need be, and belongs to one worker process at a time. If a result cannot be written, as
+    /// on a full disk, that is logged and the result delivered all the same: it is as safe as without an outbox. Files
+    /// that are damaged, or that the cluster refuses in any form, stay there as `.damaged` and `.refused`.
+    #[must_use]
+    pub fn outbox(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.outbox = Some(dir.into());
+        self
+    }
+
     /// The worker.
     pub fn build(self) -> Worker {
-        Worker { client: self.client, registration: self.registration, session_ttl: self.session_ttl }
+        let WorkerBuilder { client, registration, session_ttl, outbox } = self;
+        Worker { client, registration, session_ttl, outbox }
     }
 }
 
@@ -119,6 +147,7 @@ pub struct Worker {
     client: Client,
     registration: RegisterAgentRequest,
     session_ttl: Duration,
+    outbox: Option<PathBuf>,
 }
 
 impl Worker {
@@ -130,12 +159,12 @@ impl Worker {
             execution_mode: ExecutionMode::Autonomous as i32,
             ..RegisterAgentRequest::default()
         };
-        WorkerBuilder { client, registration, session_ttl: Duration::from_secs(15) }
+        WorkerBuilder { client, registration, session_ttl: Duration::from_secs(15), outbox: None }
     }
 
     /// Works until `shutdown` resolves, then finishes what it has begun and leaves. An error means that it could not
-    /// begin: the cluster refused it, or could not be reached in time; or that another process took its agent's id.
-    /// While an earlier agent of its id is being drained, it waits for that one to go.
+    /// begin: the cluster refused it, or could not be reached in time; or that another process took its agent's id, or
+    /// has its outbox. While an earlier agent of its id is being drained, it waits for that one to go.
     pub async fn run<H, F>(&self, handler: H, shutdown: impl Future<Output = ()>) -> Result<WorkerReport, Error>
     where
         H: Fn(Job) -> F + Clone + Send + Sync + 'static,
@@ -143,22 +172,50 @@ impl Worker {
     {
         let mut shutdown = pin!(shutdown);
         let mut report = WorkerReport::default();
+        let mut courier = match &self.outbox {
+            Some(dir) => Some(Courier::start(self, dir.clone()).await?),
+            None => None,
+        };
+        self.work(&handler, shutdown.as_mut(), &mut report, courier.as_mut()).await?;
+        if let Some(courier) = courier {
+            courier.leave(&mut report).await;
+        }
+        Ok(report)
+    }
+
+    /// One stretch after another.
+    async fn work<H, F>(
+        &self,
+        handler: &H,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+        report: &mut WorkerReport,
+        mut courier: Option<&mut Courier>,
+    ) -> Result<(), Error>
+    where
+        H: Fn(Job) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Done> + Send + 'static,
+    {
         let begun = tokio::select! {
             biased;
-            () = shutdown.as_mut() => return Ok(report),
+            () = shutdown.as_mut() => return Ok(()),
             begun = self.begin() => begun,
         };
         let mut session = begun?;
         loop {
-            let over = Stretch::new(self, session).work(&handler, shutdown.as_mut(), &mut report).await;
+            let outbox = courier.as_deref().map(Courier::outbox);
+            let over = Stretch::new(self, session, outbox).work(handler, shutdown.as_mut(), report).await;
+            if let Some(courier) = courier.as_deref_mut() {
+                // What this session did not see delivered is owed from here on.
+                courier.collect().await;
+            }
             match over {
-                Over::Left => return Ok(report),
+                Over::Left => return Ok(()),
                 Over::Taken => return Err(order::taken(&self.registration.agent_id)),
                 Over::SessionLost => report.sessions_lost += 1,
             }
             session = match self.begin_again(shutdown.as_mut()).await? {
                 Some(session) => session,
-                None => return Ok(report),
+                None => return Ok(()),
             };
         }
     }
@@ -230,7 +287,7 @@ fn may_pass(error: &Error) -> bool {
     match error {
         Error::Unavailable { .. } | Error::OutcomeUnknown { .. } => true,
         Error::Rejected { code, .. } => *code == RejectionCode::ResourceExhausted,
-        Error::Fenced { .. } | Error::Config { .. } => false,
+        Error::Fenced { .. } | Error::TimedOut { .. } | Error::Compacted { .. } | Error::Config { .. } => false,
     }
 }
 
@@ -259,6 +316,16 @@ mod tests {
         // Sooner than the one call that it takes to fail.
         let ended = worker().run(never, sleep(Duration::from_millis(5))).await;
         assert_eq!(ended.ok(), Some(WorkerReport::default()));
+    }
+
+    #[tokio::test]
+    async fn a_worker_whose_outbox_is_another_ones_does_not_begin() {
+        let temp = tempfile::tempdir().unwrap();
+        let _other = crate::outbox::Outbox::open(temp.path().to_owned(), "other", "").await.unwrap();
+        let worker = Worker { outbox: Some(temp.path().to_owned()), ..worker() };
+        let never = |_: Job| std::future::pending::<Done>();
+        let ended = worker.run(never, std::future::pending()).await;
+        assert!(matches!(ended, Err(Error::Config { .. })), "{ended:?}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Owns the processes, their ports and their folder. `close` is how a successful run ends; a cluster that is dropped
 //! without it (a panic, an error on the way) leaves its folder behind and prints where.
 //!
-//! Deliberately absent: network faults; these nodes can only be stopped, wiped and started.
+//! Deliberately absent: faults of the network, unless they are asked for ([`Builder::with_links`]); otherwise these nodes
+//! can only be stopped, wiped and started.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use quorate_client::{Client, Config};
 use quorate_proto::v1::NodeStatusResponse;
 use tempfile::TempDir;
 
+use crate::links::{Links, Route};
 use crate::process::Process;
 use crate::status::node_status;
 use crate::until::until;
@@ -30,13 +32,17 @@ pub struct Builder {
     binary: Option<PathBuf>,
     dir: Option<PathBuf>,
     extra_args: Vec<String>,
+    with_links: bool,
 }
 
 /// One member.
 #[derive(Debug)]
 struct Node {
     process: Process,
+    /// Where other nodes and clients reach it.
     endpoint: String,
+    /// Where it listens: the same, unless there is a link in front of it.
+    listen: String,
     http: String,
     data_dir: PathBuf,
 }
@@ -46,6 +52,7 @@ struct Node {
 pub struct LocalCluster {
     // Before the folder: processes must be gone when the folder is removed.
     nodes: BTreeMap<u64, Node>,
+    links: Option<Links>,
     dir: PathBuf,
     temp: Option<TempDir>,
 }
@@ -75,6 +82,12 @@ impl Builder {
         self
     }
 
+    /// Puts a link that can be cut in front of each node: see [`crate::links`]. Linux only.
+    pub fn with_links(mut self) -> Self {
+        self.with_links = true;
+        self
+    }
+
     /// Starts all nodes and waits until each is ready. A port taken in the meantime costs one more try.
     pub async fn start(self) -> Result<LocalCluster> {
         match self.start_once().await {
@@ -99,8 +112,8 @@ impl Builder {
             (None, None) => bail!("no folder for the cluster"),
         };
         std::fs::create_dir_all(&root)?;
-        let nodes = self.describe(&binary, &root)?;
-        let mut cluster = LocalCluster { nodes, dir: root, temp };
+        let (nodes, links) = self.describe(&binary, &root)?;
+        let mut cluster = LocalCluster { nodes, links, dir: root, temp };
         cluster.start_all().await?;
         Ok(cluster)
     }
@@ -118,17 +131,21 @@ impl Builder {
         Ok(())
     }
 
-    fn describe(&self, binary: &Path, root: &Path) -> Result<BTreeMap<u64, Node>> {
+    fn describe(&self, binary: &Path, root: &Path) -> Result<(BTreeMap<u64, Node>, Option<Links>)> {
         let count = usize::try_from(self.nodes)?;
-        let ports = ports::free(count * 2)?;
-        let (grpc, http) = ports.split_at(count);
+        let ports = ports::free(count * 3)?;
+        let (inner, others) = ports.split_at(count);
+        let (http, outer) = others.split_at(count);
+        let outer = if self.with_links { outer } else { inner };
         let peers: Vec<String> = (1..=self.nodes)
-            .zip(grpc)
+            .zip(outer)
             .flat_map(|(id, port)| ["--peer".into(), format!("{id}=127.0.0.1:{port}")])
             .collect();
         let mut nodes = BTreeMap::new();
-        for (id, (grpc, http)) in (1..=self.nodes).zip(grpc.iter().zip(http)) {
-            let endpoint = format!("127.0.0.1:{grpc}");
+        let mut routes = Vec::new();
+        for (((id, inner), outer), http) in (1..=self.nodes).zip(inner).zip(outer).zip(http) {
+            let endpoint = format!("127.0.0.1:{outer}");
+            let listen = format!("127.0.0.1:{inner}");
             let http = format!("127.0.0.1:{http}");
             let data_dir = root.join(format!("node-{id}"));
             if data_dir.exists() {
@@ -137,13 +154,15 @@ impl Builder {
             let mut args: Vec<String> = vec!["serve".into(), "--node-id".into(), id.to_string()];
             args.extend(["--cluster-id".into(), "harness".into()]);
             args.extend(["--data-dir".into(), data_dir.display().to_string()]);
-            args.extend(["--listen".into(), endpoint.clone(), "--http-listen".into(), http.clone()]);
+            args.extend(["--listen".into(), listen.clone(), "--http-listen".into(), http.clone()]);
             args.extend(peers.iter().cloned());
             args.extend(self.extra_args.iter().cloned());
             let process = Process::new(format!("node-{id}-log"), binary, args, root);
-            nodes.insert(id, Node { process, endpoint, http, data_dir });
+            nodes.insert(id, Node { process, endpoint, listen, http, data_dir });
+            routes.push(Route { node: id, outer: *outer, inner: *inner });
         }
-        Ok(nodes)
+        let links = if self.with_links { Some(Links::start(&routes)?) } else { None };
+        Ok((nodes, links))
     }
 }
 
@@ -163,7 +182,7 @@ fn names_taken_port(error: &anyhow::Error) -> bool {
 impl LocalCluster {
     /// Three nodes of the binary beside the current executable, in a temporary folder, unless said otherwise.
     pub fn builder() -> Builder {
-        Builder { nodes: 3, binary: None, dir: None, extra_args: Vec::new() }
+        Builder { nodes: 3, binary: None, dir: None, extra_args: Vec::new(), with_links: false }
     }
 
     /// The ids of all nodes, running or not.
@@ -201,6 +220,11 @@ impl LocalCluster {
         &self.dir
     }
 
+    /// What can be cut between the nodes, in a cluster that was started with links.
+    pub fn links(&self) -> Result<&Links> {
+        self.links.as_ref().context("this cluster was started without links")
+    }
+
     /// A client that knows every node.
     pub fn client(&self) -> Result<Client> {
         Ok(Client::connect(Config::new(self.endpoints()))?)
@@ -229,9 +253,9 @@ impl LocalCluster {
         Ok(self.running().into_iter().filter(|id| *id != leader).collect())
     }
 
-    /// What the node says of itself.
+    /// What the node says of itself. Asked directly: no link that is cut keeps the harness from seeing it.
     pub async fn status(&self, id: u64) -> Result<NodeStatusResponse> {
-        node_status(&self.node(id)?.endpoint, false).await
+        node_status(&self.node(id)?.listen, false).await
     }
 
     /// SIGKILL, and waits until the process is gone.
@@ -260,7 +284,14 @@ impl LocalCluster {
 
     /// Starts a stopped node without waiting for it.
     pub fn start(&mut self, id: u64) -> Result<()> {
-        self.node_mut(id)?.process.start()
+        let node = self.nodes.get_mut(&id).with_context(|| format!("no node {id} in this cluster"))?;
+        match &self.links {
+            None => node.process.start(),
+            Some(links) => links.introduce(id, || {
+                node.process.start()?;
+                node.process.pid().with_context(|| format!("node {id} is not running"))
+            }),
+        }
     }
 
     /// Starts a stopped node and waits until it is ready. It needs a majority of running nodes for that.
@@ -271,13 +302,12 @@ impl LocalCluster {
 
     /// Starts every stopped node, then waits until all are ready.
     pub async fn start_all(&mut self) -> Result<()> {
-        for node in self.nodes.values_mut().filter(|node| !node.process.is_started()) {
-            node.process.start()?;
-        }
         for id in self.node_ids() {
-            self.wait_ready(id).await?;
+            if !self.node(id)?.process.is_started() {
+                self.start(id)?;
+            }
         }
-        Ok(())
+        self.wait_all_ready().await
     }
 
     /// Removes the data of a stopped node.
@@ -294,6 +324,14 @@ impl LocalCluster {
         let node = self.node_mut(id)?;
         let http = node.http.clone();
         node.process.wait_ready(&http, LIMIT).await
+    }
+
+    /// Waits until every node reports that it is ready.
+    pub async fn wait_all_ready(&mut self) -> Result<()> {
+        for id in self.node_ids() {
+            self.wait_ready(id).await?;
+        }
+        Ok(())
     }
 
     /// Waits until every running node has applied the same index and rev, and nothing is left in a log.
@@ -326,7 +364,7 @@ impl LocalCluster {
     pub async fn digests(&self, full: bool) -> Result<Vec<(u64, u64, String)>> {
         let mut digests = Vec::new();
         for id in self.running() {
-            let status = node_status(&self.node(id)?.endpoint, full).await?;
+            let status = node_status(&self.node(id)?.listen, full).await?;
             let digest = if full { status.full_digest } else { status.digest };
             if digest.is_empty() {
                 bail!("node {id} reported no digest");

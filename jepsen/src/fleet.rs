@@ -73,6 +73,7 @@ impl Tally {
         self.report.cancelled += other.report.cancelled;
         self.report.fenced += other.report.fenced;
         self.report.sessions_lost += other.report.sessions_lost;
+        self.report.replayed += other.report.replayed;
     }
 }
 

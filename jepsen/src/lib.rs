@@ -2,7 +2,9 @@
 //!
 //! - [`cluster`]: three (or any number of) `quorate serve` processes. [`dev`]: one `quorate dev`.
 //! - [`process`]: one child process and its log files. [`ports`], [`http`], [`status`], [`binary`]: what those need.
+//! - [`links`]: a network between the nodes that can be cut, where it is asked for.
 //! - [`load`]: writers that remember what was acknowledged. [`probe`]: one write every 10 ms, to measure gaps.
+//! - [`witness`]: watchers that remember, and [`events`]: the history to hold them against.
 //! - [`tasks`], [`until`], [`rng`]: small helpers for tests.
 //!
 //! Deliberately absent: any link to the server's code. The harness sees what an operator sees: processes, ports, files.
@@ -10,10 +12,12 @@
 pub mod binary;
 pub mod cluster;
 pub mod dev;
+pub mod events;
 pub mod faults;
 pub mod fleet;
 pub mod history;
 pub mod http;
+pub mod links;
 pub mod load;
 pub mod ports;
 pub mod probe;
@@ -22,6 +26,7 @@ pub mod rng;
 pub mod status;
 pub mod tasks;
 pub mod until;
+pub mod witness;
 
 pub use cluster::LocalCluster;
 pub use dev::DevNode;

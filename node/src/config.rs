@@ -14,8 +14,8 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 /// Environment variables of the command line and the build, which are not settings of a node.
-const OTHER_ENV: [&str; 9] =
-    ["endpoints", "output", "timeout", "config", "bin", "cache", "task_id", "attempt", "token"];
+const OTHER_ENV: [&str; 11] =
+    ["endpoints", "output", "timeout", "config", "bin", "cache", "task_id", "attempt", "token", "namespace", "outbox"];
 
 /// A mistake in the configuration: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) snapshot_every: u64,
     pub(crate) log_keep: u64,
     pub(crate) max_queued_bytes: u64,
+    pub(crate) events_keep_ms: u64,
+    pub(crate) events_max_bytes: u64,
     pub(crate) shutdown_grace_ms: u64,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
@@ -81,6 +83,8 @@ impl Default for Config {
             snapshot_every: 100_000,
             log_keep: 50_000,
             max_queued_bytes: 64 << 20,
+            events_keep_ms: 7 * 86_400_000,
+            events_max_bytes: 512 << 20,
             shutdown_grace_ms: 5_000,
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
@@ -148,6 +152,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     max_queued_bytes: Option<u64>,
+    /// How long the event history goes back
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events_keep_ms: Option<u64>,
+    /// About how many bytes the event history may take
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events_max_bytes: Option<u64>,
     /// How long a stop waits for calls under way
     #[arg(long, value_name = "MS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -251,6 +263,12 @@ impl Settings {
         }
         if config.max_queued_bytes < 4 << 20 {
             return fail(format!("max_queued_bytes must be at least 4194304; got {}", config.max_queued_bytes));
+        }
+        if config.events_keep_ms < 1_000 {
+            return fail(format!("events_keep_ms must be at least 1000; got {}", config.events_keep_ms));
+        }
+        if config.events_max_bytes < 64 << 20 {
+            return fail(format!("events_max_bytes must be at least 67108864; got {}", config.events_max_bytes));
         }
         let members = members(&config)?;
         Ok(Settings { config, members })

@@ -11,10 +11,11 @@ use quorate_raft::consensus::network::Peers;
 use quorate_raft::consensus::types::Raft;
 use quorate_raft::replica::Replica;
 
+use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::data_dir::DataDir;
-use crate::hub::Hub;
+use crate::hub::Hubs;
 use crate::leases::Leases;
 use crate::propose::Proposer;
 use crate::reads::ReadBarrier;
@@ -30,8 +31,9 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<Clock>,
     pub(crate) proposer: Proposer,
     pub(crate) reads: ReadBarrier,
+    pub(crate) blobs: Arc<Blobs>,
     pub(crate) leases: Arc<Leases>,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) hubs: Arc<Hubs>,
     /// This node is to stop: hand over, finish what is under way.
     pub(crate) stop: Stop,
     /// Leadership is handed over: streams that would never end are ended.

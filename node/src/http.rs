@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use quorate_raft::error::Fatal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
 use crate::stop::Reason;
@@ -74,17 +74,28 @@ async fn live(State(core): State<Arc<Core>>) -> (StatusCode, Json<Health>) {
     (StatusCode::OK, Json(health(&core, Ok(()))))
 }
 
-async fn status(State(core): State<Arc<Core>>) -> Result<Json<Work>, StatusCode> {
-    work(&core).map(Json).map_err(|fatal| {
-        // A fault met while reading stops the node as one met while applying does.
-        core.stop.now(Reason::Fault(fatal.to_string()));
-        StatusCode::INTERNAL_SERVER_ERROR
-    })
+/// Which namespace is asked about; none: `default`.
+#[derive(Debug, Deserialize)]
+struct Asked {
+    #[serde(default)]
+    namespace: String,
 }
 
-fn work(core: &Core) -> Result<Work, Fatal> {
+async fn status(State(core): State<Arc<Core>>, Query(asked): Query<Asked>) -> Result<Json<Work>, StatusCode> {
+    match work(&core, &asked.namespace) {
+        Some(Ok(work)) => Ok(Json(work)),
+        None => Err(StatusCode::NOT_FOUND),
+        Some(Err(fatal)) => {
+            // A fault met while reading stops the node as one met while applying does.
+            core.stop.now(Reason::Fault(fatal.to_string()));
+            Err(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
+}
+
+fn work(core: &Core, namespace: &str) -> Option<Result<Work, Fatal>> {
     let leader_id = core.metrics().current_leader.unwrap_or(0);
-    core.replica.read(|view| {
+    core.replica.read_in(namespace, |view| {
         let stats = view.rooms.progress.totals();
         let failed = stats.failed + stats.timed_out;
         let ended = stats.completed + failed + stats.cancelled + stats.skipped;

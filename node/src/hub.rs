@@ -1,7 +1,11 @@
-//! Wake-ups on this node: claims that wait for work, watchers of agents, the loop of due things.
+//! Wake-ups on this node: claims that wait for work, watchers of agents, the loops of the leader. Each namespace has a hub
+//! of its own; the loops look at all of them.
 //!
 //! Everything here is a hint. Whoever waits looks at the state before and after, and again after [`RECHECK`], so a lost
 //! or a superfluous wake-up costs time and nothing else.
+
+mod deliveries;
+mod waits;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,14 +14,19 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use quorate_proto::v1::Agent;
 use quorate_proto::v1::AgentStatus;
+use quorate_raft::apply::Happened;
 use quorate_raft::effect::Effect;
 use tokio::sync::{Notify, broadcast, mpsc};
+
+pub(crate) use self::deliveries::{DeliveryNews, Told};
 
 /// How long a waiter trusts that it will be woken.
 pub(crate) const RECHECK: Duration = Duration::from_secs(1);
 const WATCH_BUFFER: usize = 4_096;
 /// Beyond so many agents and capabilities, those that nobody listens to are forgotten.
 const KEYS_BEFORE_SWEEP: usize = 16_384;
+/// Beyond so many namespaces, the hubs of those that nobody listens in are forgotten.
+const NAMESPACES_BEFORE_SWEEP: usize = 2_000;
 
 /// What watchers of agents are told.
 #[derive(Debug, Clone)]
@@ -45,15 +54,76 @@ pub(crate) enum WorkNews {
     Replaced,
 }
 
-/// The wake-ups of one node.
+/// The hubs of every namespace that somebody listens in, and what wakes this node's loops.
+#[derive(Default)]
+pub(crate) struct Hubs {
+    by_namespace: Mutex<HashMap<Arc<str>, Arc<Hub>>>,
+    due: Notify,
+    schedules: Notify,
+    more: Notify,
+}
+
+impl Hubs {
+    /// The hub of a namespace; whether there is such a namespace is the listener's question to the state.
+    pub(crate) fn of(&self, namespace: &Arc<str>) -> Arc<Hub> {
+        let mut hubs = self.by_namespace.lock();
+        if hubs.len() > NAMESPACES_BEFORE_SWEEP {
+            hubs.retain(|_, hub| Arc::strong_count(hub) > 1);
+        }
+        hubs.entry(namespace.clone()).or_insert_with(|| Arc::new(Hub::new())).clone()
+    }
+
+    /// Waits until more work is left to assign than one command could.
+    pub(crate) async fn more_work(&self) {
+        self.more.notified().await;
+    }
+
+    /// Assigns what is left, as a new leader should.
+    pub(crate) fn look_for_work(&self) {
+        self.more.notify_one();
+    }
+
+    /// Waits for a change of the schedules.
+    pub(crate) async fn schedules_changed(&self) {
+        self.schedules.notified().await;
+    }
+
+    /// Waits for a reason to look at what is due.
+    pub(crate) async fn due_changed(&self) {
+        self.due.notified().await;
+    }
+
+    /// Passes on what applied entries brought about.
+    pub(crate) fn announce(&self, happened: &[Happened]) {
+        self.due.notify_one();
+        for Happened { namespace, effect } in happened {
+            match effect {
+                Effect::WorkLeft | Effect::BusLeft => self.more.notify_one(),
+                Effect::SchedulesChanged => self.schedules.notify_one(),
+                Effect::StateReplaced => {
+                    self.schedules.notify_one();
+                    self.more.notify_one();
+                }
+                _ => {}
+            }
+            let hub = self.by_namespace.lock().get(namespace).cloned();
+            if let Some(hub) = hub {
+                hub.announce(effect);
+            }
+        }
+    }
+}
+
+/// The wake-ups of one namespace.
 pub(crate) struct Hub {
     work: Mutex<HashMap<String, Arc<Notify>>>,
     /// The stream of each agent that has one here, and the session it was opened for.
     streams: Mutex<HashMap<String, Standing>>,
     agents: broadcast::Sender<AgentNews>,
-    due: Notify,
-    schedules: Notify,
-    more: Notify,
+    /// Calls that wait for a lock.
+    locks: waits::Waits,
+    /// The streams of consumers.
+    consumers: deliveries::Consumers,
 }
 
 struct Standing {
@@ -63,14 +133,13 @@ struct Standing {
 
 impl Hub {
     /// Nobody waits yet.
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Hub {
             work: Mutex::default(),
             streams: Mutex::default(),
             agents: broadcast::Sender::new(WATCH_BUFFER),
-            due: Notify::new(),
-            schedules: Notify::new(),
-            more: Notify::new(),
+            locks: waits::Waits::default(),
+            consumers: deliveries::Consumers::default(),
         }
     }
 
@@ -101,67 +170,59 @@ impl Hub {
         told
     }
 
-    /// Waits until more work is left to assign than one command could.
-    pub(crate) async fn more_work(&self) {
-        self.more.notified().await;
-    }
-
-    /// Assigns what is left, as a new leader should.
-    pub(crate) fn look_for_work(&self) {
-        self.more.notify_one();
-    }
-
-    /// Waits for a change of the schedules.
-    pub(crate) async fn schedules_changed(&self) {
-        self.schedules.notified().await;
-    }
-
-    /// Waits for a reason to look at what is due.
-    pub(crate) async fn due_changed(&self) {
-        self.due.notified().await;
-    }
-
-    /// Passes on what applied entries brought about.
-    pub(crate) fn announce(&self, effects: &[Effect]) {
-        self.due.notify_one();
-        for effect in effects {
-            match effect {
-                Effect::TaskReady { capabilities, agent_id, picky } => {
-                    self.wake_for_task(capabilities, agent_id, *picky);
-                }
-                Effect::AgentReady { agent_id } => self.wake_all(&format!("agent:{agent_id}")),
-                Effect::AgentChanged { agent, removed, rev } => {
-                    self.tell_stream_of_change(agent, *removed);
-                    self.tell(AgentNews::Changed { agent: agent.clone(), removed: *removed, rev: *rev });
-                }
-                Effect::StateReplaced => {
-                    self.wake_everybody();
-                    self.schedules.notify_one();
-                    for standing in self.streams.lock().values() {
-                        let _gone = standing.news.send(WorkNews::Replaced);
-                    }
-                    self.tell(AgentNews::Replaced);
-                }
-                Effect::LimitsChanged => self.wake_everybody(),
-                Effect::BreakerChanged { .. } if effect.lets_work_start() => self.wake_everybody(),
-                Effect::Assigned { agent_id, task_id, token } => {
-                    self.tell_stream(agent_id, || WorkNews::Assigned { task_id: task_id.clone(), token: *token });
-                }
-                Effect::Revoked { agent_id, task_id, token, grace_ms, reason } => {
-                    self.tell_stream(agent_id, || WorkNews::Revoked {
-                        task_id: task_id.clone(),
-                        token: *token,
-                        grace_ms: *grace_ms,
-                        reason: reason.clone(),
-                    });
-                }
-                Effect::WorkLeft => self.more.notify_one(),
-                Effect::SchedulesChanged => self.schedules.notify_one(),
-                Effect::BreakerChanged { .. }
-                | Effect::ScheduleFired { .. }
-                | Effect::SessionOpened { .. }
-                | Effect::SessionEnded { .. } => {}
+    /// Passes on what an applied command brought about.
+    fn announce(&self, effect: &Effect) {
+        match effect {
+            Effect::TaskReady { capabilities, agent_id, picky } => {
+                self.wake_for_task(capabilities, agent_id, *picky);
             }
+            Effect::AgentReady { agent_id } => self.wake_all(&format!("agent:{agent_id}")),
+            Effect::AgentChanged { agent, removed, rev } => {
+                self.tell_stream_of_change(agent, *removed);
+                self.tell(AgentNews::Changed { agent: agent.clone(), removed: *removed, rev: *rev });
+            }
+            Effect::StateReplaced => {
+                self.wake_everybody();
+                for standing in self.streams.lock().values() {
+                    let _gone = standing.news.send(WorkNews::Replaced);
+                }
+                self.tell(AgentNews::Replaced);
+                self.locks.wake_everybody();
+                self.consumers.tell_everybody(DeliveryNews::LookAgain);
+            }
+            Effect::LockChanged { name } => self.locks.wake(name),
+            Effect::Delivered { subscription, consumer_id, seq, token } => {
+                let news = DeliveryNews::Delivered { seq: *seq, token: *token };
+                self.consumers.tell(subscription, consumer_id, news);
+            }
+            Effect::DeliveryGone { subscription, consumer_id, seq, token } => {
+                self.consumers.tell(subscription, consumer_id, DeliveryNews::Gone { seq: *seq, token: *token });
+            }
+            Effect::ConsumerGone { subscription, consumer_id } => {
+                self.consumers.tell(subscription, consumer_id, DeliveryNews::ConsumerGone);
+            }
+            Effect::LimitsChanged => self.wake_everybody(),
+            Effect::BreakerChanged { .. } if effect.lets_work_start() => self.wake_everybody(),
+            Effect::Assigned { agent_id, task_id, token } => {
+                self.tell_stream(agent_id, || WorkNews::Assigned { task_id: task_id.clone(), token: *token });
+            }
+            Effect::Revoked { agent_id, task_id, token, grace_ms, reason } => {
+                self.tell_stream(agent_id, || WorkNews::Revoked {
+                    task_id: task_id.clone(),
+                    token: *token,
+                    grace_ms: *grace_ms,
+                    reason: reason.clone(),
+                });
+            }
+            Effect::BreakerChanged { .. }
+            | Effect::WorkLeft
+            | Effect::BusLeft
+            | Effect::SchedulesChanged
+            | Effect::ScheduleFired { .. }
+            | Effect::TaskTimedOut { .. }
+            | Effect::DeadlockResolved { .. }
+            | Effect::SessionOpened { .. }
+            | Effect::SessionEnded { .. } => {}
         }
     }
 

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use openraft::async_runtime::watch::WatchReceiver;
 use quorate_proto::log::{Answer, ExpireSession, Tick, answer, command};
 use quorate_proto::v1::{ClusterInfo, RejectionCode};
+use quorate_raft::apply::Happened;
 use quorate_raft::effect::Effect;
 use quorate_raft::state::cluster;
+use quorate_raft::state::namespaces::DEFAULT;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::core::{Core, Leadership};
-use crate::leases::Lapsed;
+use crate::leases::{Key, Lapsed};
 use crate::propose::ProposeError;
 use crate::stop::Reason;
 
@@ -27,7 +29,7 @@ const FEATURE_LEVEL: u32 = 1;
 const RETRY: Duration = Duration::from_millis(50);
 
 /// Starts every loop.
-pub(crate) fn start(core: &Arc<Core>, effects: UnboundedReceiver<Vec<Effect>>) {
+pub(crate) fn start(core: &Arc<Core>, effects: UnboundedReceiver<Vec<Happened>>) {
     tokio::spawn(pass_on_effects(core.clone(), effects));
     tokio::spawn(follow_office(core.clone()));
     tokio::spawn(end_lapsed_sessions(core.clone()));
@@ -35,19 +37,19 @@ pub(crate) fn start(core: &Arc<Core>, effects: UnboundedReceiver<Vec<Effect>>) {
     tokio::spawn(assign_the_rest(core.clone()));
 }
 
-async fn pass_on_effects(core: Arc<Core>, mut effects: UnboundedReceiver<Vec<Effect>>) {
-    while let Some(effects) = effects.recv().await {
+async fn pass_on_effects(core: Arc<Core>, mut happened: UnboundedReceiver<Vec<Happened>>) {
+    while let Some(happened) = happened.recv().await {
         let now = Instant::now();
-        for effect in &effects {
+        for Happened { namespace, effect } in &happened {
             match effect {
                 Effect::SessionOpened { session_id, epoch, ttl_ms } => {
-                    core.leases.opened(session_id, *epoch, *ttl_ms, now);
+                    core.leases.opened(Key::new(namespace, session_id), *epoch, *ttl_ms, now);
                 }
-                Effect::SessionEnded { session_id } => core.leases.ended(session_id),
+                Effect::SessionEnded { session_id } => core.leases.ended(&Key::new(namespace, session_id)),
                 _ => {}
             }
         }
-        core.hub.announce(&effects);
+        core.hubs.announce(&happened);
     }
 }
 
@@ -82,23 +84,24 @@ async fn follow_office(core: Arc<Core>) {
 async fn take_office(core: &Arc<Core>, term: u64) {
     tracing::info!(term, "this node leads");
     // Calls are served from now on: they must not be stamped by a clock that was set when the process began.
-    core.clock.take_office(core.replica.read(|view| view.head.now_ms));
+    core.clock.take_office(core.replica.read(|whole| whole.head.now_ms));
     if let Err(error) = core.reads.pass().await {
         tracing::debug!(%error, "office not confirmed yet");
     }
-    core.replica.read(|view| {
-        core.clock.take_office(view.head.now_ms);
-        core.leases.lead(term, view.rooms.sessions.iter(), Instant::now());
+    core.replica.read(|whole| {
+        core.clock.take_office(whole.head.now_ms);
+        let sessions = whole.namespaces.iter().flat_map(|part| part.rooms.sessions.iter().map(|one| (&part.name, one)));
+        core.leases.lead(term, sessions, Instant::now());
     });
     core.office.store(term, Ordering::Release);
-    core.hub.look_for_work();
+    core.hubs.look_for_work();
     tokio::spawn(name_cluster(core.clone(), term));
 }
 
 /// The state itself says which cluster it is of, so that a copy of it cannot pass for another's.
 async fn name_cluster(core: Arc<Core>, term: u64) {
     let cluster_id = core.settings.config.cluster_id.clone();
-    match core.replica.read(|view| cluster::get(view.rows)) {
+    match core.replica.read(|whole| cluster::get(whole.rows)) {
         Ok(Some(info)) if info.cluster_id == cluster_id => {}
         Ok(Some(info)) => {
             let fault = format!("the state is of cluster {:?}, this node of {cluster_id:?}", info.cluster_id);
@@ -107,7 +110,9 @@ async fn name_cluster(core: Arc<Core>, term: u64) {
         Ok(None) => {
             let info = ClusterInfo { cluster_id, feature_level: FEATURE_LEVEL };
             // If it fails, the next term's leader tries again.
-            if let Err(error) = core.proposer.propose_as_leader(command::Body::DescribeCluster(info), term).await {
+            if let Err(error) =
+                core.proposer.propose_as_leader(DEFAULT, command::Body::DescribeCluster(info), term).await
+            {
                 tracing::debug!(%error, "the cluster was not named yet");
             }
         }
@@ -126,12 +131,13 @@ async fn end_lapsed_sessions(core: Arc<Core>) {
 }
 
 async fn end_session(core: &Core, lapsed: Lapsed, term: u64) {
-    tracing::info!(session = lapsed.session_id, "session lapsed");
-    let expire = ExpireSession { session_id: lapsed.session_id.clone(), epoch: lapsed.epoch };
-    match core.proposer.propose_as_leader(command::Body::ExpireSession(expire), term).await {
+    let Lapsed { key, epoch } = lapsed;
+    tracing::info!(session = key.session_id, namespace = &*key.namespace, "session lapsed");
+    let expire = command::Body::ExpireSession(ExpireSession { session_id: key.session_id.clone(), epoch });
+    match core.proposer.propose_as_leader(&key.namespace, expire, term).await {
         // Ended already, by whatever way: nothing is left to expire.
         Ok(Answer { body: Some(answer::Body::Rejected(r)), .. }) if r.code() == RejectionCode::NotFound => {
-            core.leases.ended(&lapsed.session_id);
+            core.leases.ended(&key);
         }
         // Resumed meanwhile: its opening set a new deadline.
         Ok(_) => {}
@@ -139,17 +145,17 @@ async fn end_session(core: &Core, lapsed: Lapsed, term: u64) {
         Err(ProposeError::Unknown(error)) => tracing::debug!(error, "an expiry's outcome is unknown"),
         Err(error) => {
             tracing::debug!(%error, "an expiry was not proposed");
-            core.leases.not_ended(&lapsed.session_id);
+            core.leases.not_ended(&key);
         }
     }
 }
 
 async fn run_due(core: Arc<Core>) {
     loop {
-        let due = core.replica.read(|view| view.rooms.next_due_ms().map(|due| (due, view.head.now_ms)));
+        let due = core.replica.read(|whole| whole.namespaces.next_due_ms().map(|due| (due, whole.head.now_ms)));
         let (Some((due_ms, state_ms)), Some(term)) = (due, core.office()) else {
             tokio::select! {
-                () = core.hub.due_changed() => {}
+                () = core.hubs.due_changed() => {}
                 () = tokio::time::sleep(Duration::from_millis(500)) => {}
             }
             continue;
@@ -157,12 +163,12 @@ async fn run_due(core: Arc<Core>) {
         let now_ms = core.clock.now_ms().max(state_ms);
         if now_ms < due_ms {
             tokio::select! {
-                () = core.hub.due_changed() => {}
+                () = core.hubs.due_changed() => {}
                 () = tokio::time::sleep(Duration::from_millis((due_ms - now_ms).min(60_000))) => {}
             }
             continue;
         }
-        if let Err(error) = core.proposer.propose_as_leader(command::Body::Tick(Tick {}), term).await {
+        if let Err(error) = core.proposer.propose_as_leader(DEFAULT, command::Body::Tick(Tick {}), term).await {
             tracing::debug!(%error, "a tick was not proposed");
             tokio::time::sleep(RETRY).await;
         }
@@ -173,16 +179,16 @@ async fn run_due(core: Arc<Core>) {
 /// have come to it.
 async fn assign_the_rest(core: Arc<Core>) {
     loop {
-        core.hub.more_work().await;
+        core.hubs.more_work().await;
         let Some(term) = core.office() else { continue };
-        let has_work = core.replica.read(|view| view.rooms.agents.has_standing() && view.rooms.tasks.has_ready());
+        let has_work = core.replica.read(|whole| whole.namespaces.iter().any(|part| part.rooms.has_work_left()));
         if !has_work {
             continue;
         }
-        if let Err(error) = core.proposer.propose_as_leader(command::Body::Tick(Tick {}), term).await {
+        if let Err(error) = core.proposer.propose_as_leader(DEFAULT, command::Body::Tick(Tick {}), term).await {
             tracing::debug!(%error, "a tick was not proposed");
             tokio::time::sleep(RETRY).await;
-            core.hub.look_for_work();
+            core.hubs.look_for_work();
         }
     }
 }

@@ -6,6 +6,7 @@
 //! Invariant: deadlines belong to one term of leadership; the first thing that happens in another discards them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -36,15 +37,28 @@ pub(crate) enum Kept {
 struct Table {
     /// The term these deadlines belong to; none while this node does not lead.
     term: Option<u64>,
-    sessions: BTreeMap<String, Deadline>,
-    by_time: BTreeSet<(Instant, String)>,
+    sessions: BTreeMap<Key, Deadline>,
+    by_time: BTreeSet<(Instant, Key)>,
 }
 
 /// A session whose deadline has passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Lapsed {
-    pub(crate) session_id: String,
+    pub(crate) key: Key,
     pub(crate) epoch: u64,
+}
+
+/// A session and the namespace it is in.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) session_id: String,
+}
+
+impl Key {
+    pub(crate) fn new(namespace: &Arc<str>, session_id: &str) -> Self {
+        Key { namespace: namespace.clone(), session_id: session_id.to_owned() }
+    }
 }
 
 /// The deadlines of one leader.
@@ -56,11 +70,16 @@ pub(crate) struct Leases {
 
 impl Leases {
     /// Takes office in `term`: every live session gets a full time to live from `now`.
-    pub(crate) fn lead<'a>(&self, term: u64, sessions: impl Iterator<Item = &'a Session>, now: Instant) {
+    pub(crate) fn lead<'a>(
+        &self,
+        term: u64,
+        sessions: impl Iterator<Item = (&'a Arc<str>, &'a Session)>,
+        now: Instant,
+    ) {
         let mut table = self.table.lock();
         *table = Table { term: Some(term), ..Table::default() };
-        for session in sessions {
-            table.set(&session.id, session.epoch, Duration::from_millis(session.ttl_ms), now);
+        for (namespace, session) in sessions {
+            table.set(Key::new(namespace, &session.id), session.epoch, Duration::from_millis(session.ttl_ms), now);
         }
         self.changed.notify_one();
     }
@@ -72,35 +91,35 @@ impl Leases {
     }
 
     /// A session was opened or resumed.
-    pub(crate) fn opened(&self, session_id: &str, epoch: u64, ttl_ms: u64, now: Instant) {
+    pub(crate) fn opened(&self, key: Key, epoch: u64, ttl_ms: u64, now: Instant) {
         let mut table = self.table.lock();
         if table.term.is_some() {
-            table.set(session_id, epoch, Duration::from_millis(ttl_ms), now);
+            table.set(key, epoch, Duration::from_millis(ttl_ms), now);
             self.changed.notify_one();
         }
     }
 
     /// A session ended.
-    pub(crate) fn ended(&self, session_id: &str) {
-        self.table.lock().remove(session_id);
+    pub(crate) fn ended(&self, key: &Key) {
+        self.table.lock().remove(key);
     }
 
     /// Moves the deadline to `now` + TTL.
-    pub(crate) fn keep_alive(&self, session_id: &str, now: Instant) -> Kept {
+    pub(crate) fn keep_alive(&self, key: &Key, now: Instant) -> Kept {
         let mut table = self.table.lock();
-        match table.sessions.get(session_id).copied() {
+        match table.sessions.get(key).copied() {
             None => Kept::Unknown,
             Some(Deadline { ending: true, .. }) => Kept::Ending,
             Some(Deadline { ttl, epoch, .. }) => {
-                table.set(session_id, epoch, ttl, now);
+                table.set(key.clone(), epoch, ttl, now);
                 Kept::For(ttl)
             }
         }
     }
 
     /// The expiry of a session certainly did not happen: it may be kept alive again until the next one is proposed.
-    pub(crate) fn not_ended(&self, session_id: &str) {
-        if let Some(deadline) = self.table.lock().sessions.get_mut(session_id) {
+    pub(crate) fn not_ended(&self, key: &Key) {
+        if let Some(deadline) = self.table.lock().sessions.get_mut(key) {
             deadline.ending = false;
         }
     }
@@ -109,13 +128,13 @@ impl Leases {
     /// known until the expiry is applied, with a little time before they are named again.
     pub(crate) fn lapsed(&self, now: Instant, limit: usize) -> (Option<u64>, Vec<Lapsed>) {
         let mut table = self.table.lock();
-        let due: Vec<String> =
-            table.by_time.iter().take_while(|(at, _)| *at <= now).take(limit).map(|(_, id)| id.clone()).collect();
+        let due: Vec<Key> =
+            table.by_time.iter().take_while(|(at, _)| *at <= now).take(limit).map(|(_, key)| key.clone()).collect();
         let mut lapsed = Vec::with_capacity(due.len());
-        for id in due {
-            if let Some(deadline) = table.sessions.get(&id).copied() {
-                lapsed.push(Lapsed { session_id: id.clone(), epoch: deadline.epoch });
-                table.move_to(&id, Deadline { ending: true, ..deadline }, now + Duration::from_secs(1));
+        for key in due {
+            if let Some(deadline) = table.sessions.get(&key).copied() {
+                lapsed.push(Lapsed { key: key.clone(), epoch: deadline.epoch });
+                table.move_to(key, Deadline { ending: true, ..deadline }, now + Duration::from_secs(1));
             }
         }
         (table.term, lapsed)
@@ -137,19 +156,19 @@ impl Leases {
 }
 
 impl Table {
-    fn set(&mut self, id: &str, epoch: u64, ttl: Duration, now: Instant) {
-        self.move_to(id, Deadline { at: now, ttl, epoch, ending: false }, now + ttl);
+    fn set(&mut self, key: Key, epoch: u64, ttl: Duration, now: Instant) {
+        self.move_to(key, Deadline { at: now, ttl, epoch, ending: false }, now + ttl);
     }
 
-    fn move_to(&mut self, id: &str, deadline: Deadline, at: Instant) {
-        self.remove(id);
-        self.sessions.insert(id.to_owned(), Deadline { at, ..deadline });
-        self.by_time.insert((at, id.to_owned()));
+    fn move_to(&mut self, key: Key, deadline: Deadline, at: Instant) {
+        self.remove(&key);
+        self.by_time.insert((at, key.clone()));
+        self.sessions.insert(key, Deadline { at, ..deadline });
     }
 
-    fn remove(&mut self, id: &str) {
-        if let Some(old) = self.sessions.remove(id) {
-            self.by_time.remove(&(old.at, id.to_owned()));
+    fn remove(&mut self, key: &Key) {
+        if let Some((key, old)) = self.sessions.remove_entry(key) {
+            self.by_time.remove(&(old.at, key));
         }
     }
 }
@@ -162,8 +181,16 @@ mod tests {
         Session { id: id.to_owned(), epoch: 7, ttl_ms, ..Session::default() }
     }
 
+    fn key(id: &str) -> Key {
+        Key::new(&"default".into(), id)
+    }
+
+    fn lead(leases: &Leases, term: u64, ttl_ms: u64, now: Instant) {
+        leases.lead(term, [(&"default".into(), &session("s", ttl_ms))].into_iter(), now);
+    }
+
     fn ids(leases: &Leases, now: Instant) -> Vec<String> {
-        leases.lapsed(now, 100).1.into_iter().map(|lapsed| lapsed.session_id).collect()
+        leases.lapsed(now, 100).1.into_iter().map(|lapsed| lapsed.key.session_id).collect()
     }
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -171,8 +198,8 @@ mod tests {
     #[test]
     fn alive_with_a_beat_at_four_minutes_gone_six_minutes_after_it() {
         let (leases, start) = (Leases::default(), Instant::now());
-        leases.lead(1, [session("s", 300_000)].iter(), start);
-        assert_eq!(leases.keep_alive("s", start + 4 * MINUTE), Kept::For(5 * MINUTE));
+        lead(&leases, 1, 300_000, start);
+        assert_eq!(leases.keep_alive(&key("s"), start + 4 * MINUTE), Kept::For(5 * MINUTE));
         assert!(ids(&leases, start + 8 * MINUTE).is_empty());
         assert_eq!(ids(&leases, start + 10 * MINUTE), ["s"]);
     }
@@ -180,8 +207,8 @@ mod tests {
     #[test]
     fn a_new_leader_gives_every_session_a_full_ttl() {
         let (leases, start) = (Leases::default(), Instant::now());
-        leases.lead(1, [session("s", 1_000)].iter(), start);
-        leases.lead(2, [session("s", 1_000)].iter(), start + Duration::from_millis(900));
+        lead(&leases, 1, 1_000, start);
+        lead(&leases, 2, 1_000, start + Duration::from_millis(900));
         assert!(ids(&leases, start + Duration::from_millis(1_800)).is_empty());
         assert_eq!(leases.lapsed(start + Duration::from_millis(1_900), 9).0, Some(2));
     }
@@ -189,24 +216,35 @@ mod tests {
     #[test]
     fn a_follower_expires_nobody_and_keeps_nobody_alive() {
         let (leases, start) = (Leases::default(), Instant::now());
-        leases.lead(1, [session("s", 1_000)].iter(), start);
+        lead(&leases, 1, 1_000, start);
         leases.follow();
-        leases.opened("t", 9, 1_000, start);
-        assert_eq!(leases.keep_alive("s", start), Kept::Unknown);
+        leases.opened(key("t"), 9, 1_000, start);
+        assert_eq!(leases.keep_alive(&key("s"), start), Kept::Unknown);
         assert!(ids(&leases, start + MINUTE).is_empty());
     }
 
     #[test]
     fn a_lapsed_session_is_named_again_only_after_a_while() {
         let (leases, start) = (Leases::default(), Instant::now());
-        leases.lead(1, [session("s", 1_000)].iter(), start);
+        lead(&leases, 1, 1_000, start);
         let late = start + Duration::from_secs(2);
         assert_eq!(ids(&leases, late), ["s"]);
         assert!(ids(&leases, late).is_empty());
-        assert_eq!(leases.keep_alive("s", late), Kept::Ending, "its expiry is on the way");
-        leases.not_ended("s");
-        assert_eq!(leases.keep_alive("s", late), Kept::For(Duration::from_secs(1)));
-        leases.ended("s");
+        assert_eq!(leases.keep_alive(&key("s"), late), Kept::Ending, "its expiry is on the way");
+        leases.not_ended(&key("s"));
+        assert_eq!(leases.keep_alive(&key("s"), late), Kept::For(Duration::from_secs(1)));
+        leases.ended(&key("s"));
         assert!(ids(&leases, late + MINUTE).is_empty());
+    }
+
+    #[test]
+    fn the_same_id_in_two_namespaces_is_two_sessions() {
+        let (leases, start) = (Leases::default(), Instant::now());
+        lead(&leases, 1, 1_000, start);
+        let other = Key::new(&"other".into(), "s");
+        assert_eq!(leases.keep_alive(&other, start), Kept::Unknown);
+        leases.opened(other.clone(), 9, 60_000, start);
+        assert_eq!(leases.lapsed(start + Duration::from_secs(2), 9).1, [Lapsed { key: key("s"), epoch: 7 }]);
+        assert_eq!(leases.keep_alive(&other, start), Kept::For(MINUTE));
     }
 }

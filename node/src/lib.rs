@@ -11,6 +11,7 @@
 //!   └─ grpc, http ───────── the doors
 //! ```
 
+mod blobs;
 mod calendar;
 pub mod cli;
 mod clock;
@@ -24,6 +25,7 @@ mod leader;
 mod leases;
 mod propose;
 mod reads;
+mod retention;
 mod schedules;
 mod server;
 mod stop;

@@ -84,8 +84,13 @@ impl Proposer {
     }
 
     /// Proposes something that only the leader of `term` may say.
-    pub(crate) async fn propose_as_leader(&self, body: command::Body, term: u64) -> Result<Answer, ProposeError> {
-        let command = Command { request: None, body: Some(body) };
+    pub(crate) async fn propose_as_leader(
+        &self,
+        namespace: &str,
+        body: command::Body,
+        term: u64,
+    ) -> Result<Answer, ProposeError> {
+        let command = Command { namespace: namespace.to_owned(), body: Some(body), ..Command::default() };
         self.propose_here(command.encode_to_vec().into(), Some(term)).await
     }
 

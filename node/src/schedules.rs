@@ -34,7 +34,10 @@ async fn run(core: Arc<Core>) {
     // Written by a binary that knows more expressions or zones than this one: said once, then left alone.
     let mut unreadable = BTreeSet::new();
     loop {
-        let (next_ms, state_ms) = core.replica.read(|view| (view.rooms.schedules.next_tick_ms(), view.head.now_ms));
+        let (next_ms, state_ms) = core.replica.read(|whole| {
+            let next_ms = whole.namespaces.iter().filter_map(|part| part.rooms.schedules.next_tick_ms()).min();
+            (next_ms, whole.head.now_ms)
+        });
         let (Some(next_ms), Some(term)) = (next_ms, core.office()) else {
             rest(&core, IDLE).await;
             continue;
@@ -45,12 +48,14 @@ async fn run(core: Arc<Core>) {
             continue;
         }
         let due = due(&core, now_ms);
-        let firings: Vec<FireSchedule> = due.iter().filter_map(|due| prepare(due, now_ms, &mut unreadable)).collect();
+        let firings: Vec<(Arc<str>, FireSchedule)> = (due.into_iter())
+            .filter_map(|due| prepare(&due, now_ms, &mut unreadable).map(|firing| (due.namespace, firing)))
+            .collect();
         if firings.is_empty() {
             rest(&core, IDLE).await;
             continue;
         }
-        let fired = join_all(firings.into_iter().map(|firing| fire(&core, firing, term))).await;
+        let fired = join_all(firings.into_iter().map(|(namespace, firing)| fire(&core, namespace, firing, term))).await;
         if fired.contains(&false) {
             tokio::time::sleep(RETRY).await;
         }
@@ -59,13 +64,14 @@ async fn run(core: Arc<Core>) {
 
 async fn rest(core: &Core, at_most: Duration) {
     tokio::select! {
-        () = core.hub.schedules_changed() => {}
+        () = core.hubs.schedules_changed() => {}
         () = tokio::time::sleep(at_most) => {}
     }
 }
 
 /// What the loop needs to know of a due schedule: all but its template.
 struct Due {
+    namespace: Arc<str>,
     id: String,
     epoch: u64,
     tick_ms: u64,
@@ -73,15 +79,21 @@ struct Due {
 }
 
 fn due(core: &Core, now_ms: u64) -> Vec<Due> {
-    core.replica.read(|view| {
-        let due = view.rooms.schedules.due(now_ms, DUE_PER_ROUND);
-        due.into_iter().filter_map(without_template).collect()
+    core.replica.read(|whole| {
+        (whole.namespaces.iter())
+            .flat_map(|part| {
+                let due = part.rooms.schedules.due(now_ms, DUE_PER_ROUND);
+                due.into_iter().filter_map(|schedule| without_template(&part.name, schedule))
+            })
+            .take(DUE_PER_ROUND)
+            .collect()
     })
 }
 
-fn without_template(schedule: &Schedule) -> Option<Due> {
+fn without_template(namespace: &Arc<str>, schedule: &Schedule) -> Option<Due> {
     let spec = schedule.spec.as_ref()?;
     Some(Due {
+        namespace: namespace.clone(),
         id: schedule.id.clone(),
         epoch: schedule.epoch,
         tick_ms: schedule.next_tick_ms,
@@ -98,11 +110,11 @@ fn without_template(schedule: &Schedule) -> Option<Due> {
     })
 }
 
-fn prepare(due: &Due, now_ms: u64, unreadable: &mut BTreeSet<(String, u64)>) -> Option<FireSchedule> {
+fn prepare(due: &Due, now_ms: u64, unreadable: &mut BTreeSet<(Arc<str>, String, u64)>) -> Option<FireSchedule> {
     match Calendar::of(&due.spec) {
         Ok(calendar) => Some(firing(due, &calendar, now_ms)),
         Err(wrong) => {
-            if unreadable.insert((due.id.clone(), due.epoch)) {
+            if unreadable.insert((due.namespace.clone(), due.id.clone(), due.epoch)) {
                 tracing::error!(schedule = due.id, wrong.message, "this node cannot fire a schedule");
             }
             None
@@ -132,9 +144,9 @@ fn firing(due: &Due, calendar: &Calendar, now_ms: u64) -> FireSchedule {
 }
 
 /// Whether the tick is done, by whomever.
-async fn fire(core: &Core, firing: FireSchedule, term: u64) -> bool {
+async fn fire(core: &Core, namespace: Arc<str>, firing: FireSchedule, term: u64) -> bool {
     let (id, tick_ms) = (firing.schedule_id.clone(), firing.tick_ms);
-    match core.proposer.propose_as_leader(command::Body::FireSchedule(firing), term).await {
+    match core.proposer.propose_as_leader(&namespace, command::Body::FireSchedule(firing), term).await {
         Ok(Answer { body: Some(answer::Body::Rejected(rejection)), .. }) => {
             tracing::debug!(schedule = id, tick_ms, rejection.message, "a tick was refused");
             rejection.code() == RejectionCode::Aborted
@@ -163,7 +175,7 @@ mod tests {
             ..ScheduleSpec::default()
         };
         let calendar = Calendar::of(&spec).unwrap();
-        (Due { id: "s".to_owned(), epoch: 7, tick_ms: 1_000_000, spec }, calendar)
+        (Due { namespace: "default".into(), id: "s".to_owned(), epoch: 7, tick_ms: 1_000_000, spec }, calendar)
     }
 
     /// What is proposed `late_ms` after the tick: ticks covered, next tick, whether they are missed.

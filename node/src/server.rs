@@ -18,7 +18,7 @@ use quorate_raft::consensus::log_storage::LogStorage;
 use quorate_raft::consensus::network::Peers;
 use quorate_raft::consensus::state_machine::StateMachine;
 use quorate_raft::consensus::types::Raft;
-use quorate_raft::effect::Effect;
+use quorate_raft::apply::Happened;
 use quorate_raft::replica::Replica;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,11 +26,12 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tonic::transport::server::TcpIncoming;
 use tracing_subscriber::EnvFilter;
 
+use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::{Config, DevArgs, LogFormat, ServeArgs, Settings};
 use crate::core::Core;
 use crate::data_dir::DataDir;
-use crate::hub::Hub;
+use crate::hub::Hubs;
 use crate::leases::Leases;
 use crate::propose::Proposer;
 use crate::reads::ReadBarrier;
@@ -76,6 +77,8 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let (core, effects) = build(settings, data_dir).await?;
     leader::start(&core, effects);
     crate::schedules::start(&core);
+    crate::retention::start(&core);
+    crate::blobs::start(&core);
     tokio::spawn(join(core.clone()));
     let grpc_addr = grpc.local_addr()?;
     let grpc_door = tokio::spawn(serve_grpc(core.clone(), grpc));
@@ -120,8 +123,10 @@ fn stop_on_panic() {
     }));
 }
 
-async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Core>, UnboundedReceiver<Vec<Effect>>)> {
+async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Core>, UnboundedReceiver<Vec<Happened>>)> {
     let config = &settings.config;
+    let stop = Stop::new();
+    let blobs = Arc::new(Blobs::open(&settings, stop.clone())?);
     let (effects_in, effects) = tokio::sync::mpsc::unbounded_channel();
     let root = data_dir.path().to_owned();
     let opening = Instant::now();
@@ -144,8 +149,9 @@ async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Cor
         clock,
         reads: ReadBarrier::start(raft.clone(), peers.clone()),
         leases: Arc::new(Leases::default()),
-        hub: Arc::new(Hub::new()),
-        stop: Stop::new(),
+        hubs: Arc::new(Hubs::default()),
+        blobs,
+        stop,
         closing: Stop::new(),
         office: std::sync::atomic::AtomicU64::new(0),
         term_floor: Mutex::new(None),
@@ -162,7 +168,7 @@ async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Cor
 
 fn open_storage(
     root: &Path,
-    effects: tokio::sync::mpsc::UnboundedSender<Vec<Effect>>,
+    effects: tokio::sync::mpsc::UnboundedSender<Vec<Happened>>,
 ) -> anyhow::Result<(Arc<Replica>, LogStorage)> {
     let shown = root.display();
     let log = LogStorage::open(&root.join("log")).with_context(|| format!("the log in {shown} does not open"))?;

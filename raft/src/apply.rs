@@ -1,22 +1,31 @@
 //! The only door into the state.
 //!
-//! One log entry holds a [`Batch`] of commands. Each gets its `rev`, the cluster's time and its share of chance, passes
-//! the request record (a resend is answered, not run), runs in its room, and leaves an [`Answer`].
+//! One log entry holds a [`Batch`] of commands. Each gets its `rev`, the cluster's time and its share of chance, finds its
+//! namespace, passes the request record (a resend is answered, not run) and its fences, runs in its room, and leaves an
+//! [`Answer`] and its part of the event history.
 //!
 //! Invariants:
 //! - time never goes back: `now_ms = max(previous, proposed)`, kept in the head;
 //! - a rejected command wrote nothing; one that did stops the node;
 //! - a command this binary does not know stops the node: skipping it would make this replica differ.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::Message;
-use quorate_proto::log::{Answer, Batch, Command, Done, StateHead, answer, command};
+use quorate_proto::log::{Answer, Batch, Command, CompactEvents, Done, StateHead, answer, command};
 use quorate_proto::v1::RequestId;
 
 use crate::effect::Effect;
-use crate::error::{Error, Fatal, Outcome};
+use crate::error::{Error, Fatal, Outcome, invalid};
+use crate::history;
+use crate::state::namespaces::{self, Namespaces, Part};
 use crate::state::sessions::Recorded;
-use crate::state::{Ctx, Out, Rooms, agents, breakers, cluster, dispatch, retries, schedules, sessions, tasks};
+use crate::state::{
+    Ctx, Out, Rooms, agents, breakers, bus, cluster, dispatch, fence, kv, locks, news, retries, schedules, sessions,
+    tasks, transact,
+};
 use crate::storage::rows::MemoryRows;
 use crate::storage::txn::Txn;
 
@@ -39,6 +48,8 @@ pub struct Head {
     pub membership: Bytes,
     /// Running digest over every row written.
     pub digest: u128,
+    /// The event history up to this rev is gone.
+    pub events_compacted_rev: u64,
 }
 
 impl Head {
@@ -58,6 +69,7 @@ impl Head {
             applied: row.applied_any.then_some((row.applied_term, row.applied_index)),
             membership: row.membership,
             digest: u128::from_be_bytes(digest),
+            events_compacted_rev: row.events_compacted_rev,
         })
     }
 
@@ -73,17 +85,27 @@ impl Head {
             membership: self.membership.clone(),
             digest: Bytes::copy_from_slice(&self.digest.to_be_bytes()),
             format_version: FORMAT_VERSION,
+            events_compacted_rev: self.events_compacted_rev,
         }
     }
 }
 
+/// Something that happened in a namespace, for whoever listens on this node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Happened {
+    /// Where.
+    pub namespace: Arc<str>,
+    /// What.
+    pub effect: Effect,
+}
+
 /// Applies one entry's batch; the answers are in the order of its commands.
 pub fn apply_batch(
-    rooms: &mut Rooms,
+    namespaces: &mut Namespaces,
     txn: &mut Txn<'_>,
     head: &mut Head,
     payload: Bytes,
-    effects: &mut Vec<Effect>,
+    happened: &mut Vec<Happened>,
 ) -> Result<Vec<Answer>, Fatal> {
     let batch = Batch::decode(payload)?;
     head.now_ms = head.now_ms.max(batch.now_ms);
@@ -92,50 +114,90 @@ pub fn apply_batch(
         head.rev += 1;
         let ctx = Ctx { now_ms: head.now_ms, rev: head.rev, entropy: mix(batch.entropy, position as u64) };
         let command = Command::decode(bytes)?;
-        answers.push(run(rooms, &mut Out { txn, effects }, &ctx, command)?);
+        answers.push(run(namespaces, txn, head, &ctx, command, happened)?);
     }
     Ok(answers)
 }
 
 /// One command, behind its request record.
-fn run(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, command: Command) -> Result<Answer, Fatal> {
-    let request = command.request;
-    if let Some(request) = &request {
-        match rooms.sessions.recorded(out.txn, request)? {
-            Recorded::New => {}
-            Recorded::Answered(answer) => return Ok(*answer),
-            Recorded::Refused(rejection) => {
-                return Ok(Answer { rev: ctx.rev, body: Some(answer::Body::Rejected(rejection)) });
-            }
-        }
-    }
-    let Some(body) = command.body else {
+fn run(
+    namespaces: &mut Namespaces,
+    txn: &mut Txn<'_>,
+    head: &mut Head,
+    ctx: &Ctx,
+    command: Command,
+    happened: &mut Vec<Happened>,
+) -> Result<Answer, Fatal> {
+    let answer = |body| Answer { rev: ctx.rev, body: Some(body) };
+    let Command { request, namespace, fences, body } = command;
+    let Some(body) = body else {
         return Err(Fatal::UnknownCommand(format!("at rev {}", ctx.rev)));
     };
-    let (writes, hints) = (out.txn.write_count(), out.effects.len());
-    let is_tick = matches!(body, command::Body::Tick(_));
-    let body = match route(rooms, out, ctx, body) {
-        Ok(body) => {
-            tasks::settle(rooms, out, ctx, hints, is_tick)?;
-            body
-        }
-        Err(Error::Fatal(fatal)) => return Err(fatal),
-        Err(Error::Rejected(rejection)) => {
-            if out.txn.write_count() != writes {
-                return Err(Fatal::Corrupt(format!(
-                    "a rejected command wrote at rev {}: {}",
-                    ctx.rev, rejection.message
-                )));
-            }
-            out.effects.truncate(hints);
-            answer::Body::Rejected(rejection)
-        }
+    let part = match namespaces.existing_mut(&namespace) {
+        Ok(part) => part,
+        Err(error) => return Ok(answer(rejected(error)?)),
     };
-    let answer = Answer { rev: ctx.rev, body: Some(body) };
+    txn.enter(part.row.number);
     if let Some(request) = &request {
-        record(rooms, out, request, &answer);
+        match part.rooms.sessions.recorded(txn, request)? {
+            Recorded::New => {}
+            Recorded::Answered(recorded) => return Ok(*recorded),
+            Recorded::Refused(rejection) => return Ok(answer(answer::Body::Rejected(rejection))),
+        }
+    }
+    let writes = txn.write_count();
+    let outcome = match fences.iter().try_for_each(|fence| fence::check(&part.rooms, txn, fence)) {
+        Err(error) => Err(error),
+        Ok(()) => match whole(body) {
+            Ok(body) => run_whole(namespaces, txn, head, ctx, body, happened),
+            Err(body) => run_in(part, txn, ctx, happened, false, |rooms, out| route(rooms, out, ctx, body)),
+        },
+    };
+    let answer = answer(match outcome {
+        Ok(body) => body,
+        Err(Error::Rejected(rejection)) if txn.write_count() != writes => {
+            let message = format!("a rejected command wrote at rev {}: {}", ctx.rev, rejection.message);
+            return Err(Fatal::Corrupt(message));
+        }
+        Err(error) => rejected(error)?,
+    });
+    if let Some(request) = &request
+        && let Ok(part) = namespaces.existing_mut(&namespace)
+    {
+        txn.enter(part.row.number);
+        record(&mut part.rooms, &mut Out { txn, effects: &mut Vec::new() }, request, &answer);
     }
     Ok(answer)
+}
+
+fn rejected(error: Error) -> Result<answer::Body, Fatal> {
+    match error {
+        Error::Rejected(rejection) => Ok(answer::Body::Rejected(rejection)),
+        Error::Fatal(fatal) => Err(fatal),
+    }
+}
+
+/// Runs something in one namespace, with all that follows from it there: what waited hears of it, what can start is
+/// assigned, what changed goes into the history.
+fn run_in<T>(
+    part: &mut Part,
+    txn: &mut Txn<'_>,
+    ctx: &Ctx,
+    happened: &mut Vec<Happened>,
+    is_tick: bool,
+    f: impl FnOnce(&mut Rooms, &mut Out<'_, '_>) -> Outcome<T>,
+) -> Outcome<T> {
+    txn.enter(part.row.number);
+    let mut effects = Vec::new();
+    let out = &mut Out { txn, effects: &mut effects };
+    let result = f(&mut part.rooms, out)?;
+    tasks::settle(&mut part.rooms, out, ctx, is_tick)?;
+    news::tell(&mut part.rooms, out, ctx)?;
+    bus::settle(&mut part.rooms, out, ctx)?;
+    let written = out.txn.take_written();
+    history::record(out.txn, ctx, part.row.number, &written)?;
+    happened.extend(effects.into_iter().map(|effect| Happened { namespace: part.name.clone(), effect }));
+    Ok(result)
 }
 
 /// Keeps the answer, unless the command itself ended the session. A claim that brought nothing is not kept either: it
@@ -145,6 +207,82 @@ fn record(rooms: &mut Rooms, out: &mut Out<'_, '_>, request: &RequestId, answer:
     if !nothing && rooms.sessions.get(&request.session_id).is_some() {
         rooms.sessions.record(out, request, answer);
     }
+}
+
+/// A command about the cluster as a whole; `Err`: about one namespace.
+fn whole(body: command::Body) -> Result<command::Body, command::Body> {
+    use command::Body as C;
+    match body {
+        C::DescribeCluster(_) | C::CompactEvents(_) | C::SetNamespace(_) | C::DeleteNamespace(_) | C::Tick(_) => {
+            Ok(body)
+        }
+        _ => Err(body),
+    }
+}
+
+fn run_whole(
+    namespaces: &mut Namespaces,
+    txn: &mut Txn<'_>,
+    head: &mut Head,
+    ctx: &Ctx,
+    body: command::Body,
+    happened: &mut Vec<Happened>,
+) -> Outcome<answer::Body> {
+    use answer::Body as A;
+    use command::Body as C;
+    txn.enter(0);
+    let out = &mut Out { txn, effects: &mut Vec::new() };
+    Ok(match body {
+        C::DescribeCluster(r) => A::DescribeCluster(cluster::describe(out, ctx, r)?),
+        C::CompactEvents(r) => A::CompactEvents(compact_events(out, head, &r)?),
+        C::SetNamespace(r) => A::SetNamespace(namespaces::set(namespaces, out, ctx, r)?),
+        C::DeleteNamespace(r) => A::DeleteNamespace(namespaces::delete(namespaces, out, ctx, r)?),
+        C::Tick(_) => {
+            tick(namespaces, txn, ctx, happened)?;
+            A::Tick(Done {})
+        }
+        other => return Err(Fatal::UnknownCommand(format!("not about the whole cluster: {other:?}")).into()),
+    })
+}
+
+/// Everything that is due, in every namespace, up to a bound in each.
+fn tick(namespaces: &mut Namespaces, txn: &mut Txn<'_>, ctx: &Ctx, happened: &mut Vec<Happened>) -> Result<(), Fatal> {
+    for name in namespaces.to_tick(ctx.now_ms) {
+        if let Some(number) = namespaces.removing(&name) {
+            txn.enter(number);
+            namespaces::remove_some(namespaces, &mut Out { txn, effects: &mut Vec::new() }, &name)?;
+            continue;
+        }
+        let Ok(part) = namespaces.existing_mut(&name) else { continue };
+        let run = run_in(part, txn, ctx, happened, true, |rooms, out| {
+            agents::run_due(rooms, out, ctx, DUE_PER_TICK)?;
+            breakers::run_due(rooms, out, ctx, DUE_PER_TICK)?;
+            locks::run_due(rooms, out, ctx, DUE_PER_TICK)?;
+            kv::run_due(rooms, out, ctx, DUE_PER_TICK)?;
+            bus::run_due(rooms, out, ctx, DUE_PER_TICK)?;
+            tasks::run_due(rooms, out, ctx, DUE_PER_TICK)?;
+            Ok(())
+        });
+        match run {
+            Ok(()) => {}
+            Err(Error::Fatal(fatal)) => return Err(fatal),
+            Err(Error::Rejected(r)) => return Err(Fatal::Corrupt(format!("a tick was rejected: {}", r.message))),
+        }
+    }
+    Ok(())
+}
+
+/// Removes the oldest part of the event history.
+fn compact_events(out: &mut Out<'_, '_>, head: &mut Head, req: &CompactEvents) -> Outcome<Done> {
+    if req.through_rev >= head.rev {
+        let message = format!("through_rev must be below {}, which is happening now", head.rev);
+        return Err(invalid("through_rev", message));
+    }
+    if req.through_rev > head.events_compacted_rev {
+        head.events_compacted_rev = req.through_rev;
+        out.txn.forget_events(req.through_rev);
+    }
+    Ok(Done {})
 }
 
 /// The one switch: which room runs what.
@@ -185,12 +323,33 @@ fn route(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, body: command::Bod
         C::PauseSchedule(r) => A::PauseSchedule(schedules::pause(rooms, out, ctx, r)?),
         C::RunScheduleNow(r) => A::RunScheduleNow(schedules::run_now(rooms, out, ctx, r)?),
         C::FireSchedule(r) => A::FireSchedule(schedules::fire(rooms, out, ctx, r)?),
-        C::DescribeCluster(r) => A::DescribeCluster(cluster::describe(out, ctx, r)?),
-        C::Tick(_) => {
-            agents::run_due(rooms, out, ctx, DUE_PER_TICK)?;
-            breakers::run_due(rooms, out, ctx, DUE_PER_TICK)?;
-            tasks::run_due(rooms, out, ctx, DUE_PER_TICK)?;
-            A::Tick(Done {})
+        C::AcquireLock(r) => A::AcquireLock(fence::acquire_lock(rooms, out, ctx, r)?),
+        C::ExtendLock(r) => A::ExtendLock(locks::extend(rooms, out, ctx, r)?),
+        C::ReleaseLock(r) => A::ReleaseLock(locks::release(rooms, out, ctx, r)?),
+        C::ForceReleaseLock(r) => A::ForceReleaseLock(locks::force_release(rooms, out, ctx, r)?),
+        C::AcquireScope(r) => A::AcquireScope(fence::acquire_scope(rooms, out, ctx, r)?),
+        C::ReleaseScope(r) => A::ReleaseScope(locks::release_scope(rooms, out, ctx, r)?),
+        C::ForceReleaseScope(r) => A::ForceReleaseScope(locks::force_release_scope(rooms, out, ctx, r)?),
+        C::Publish(r) => A::Publish(bus::publish(rooms, out, ctx, r)?),
+        C::Subscribe(r) => A::Subscribe(bus::subscribe(rooms, out, ctx, r)?),
+        C::Unsubscribe(r) => A::Unsubscribe(bus::unsubscribe(rooms, out, ctx, r)?),
+        C::Consume(r) => A::Consume(bus::consume(rooms, out, ctx, r)?),
+        C::Leave(r) => A::Leave(bus::leave(rooms, out, ctx, r)?),
+        C::Ack(r) => A::Ack(bus::ack(rooms, out, ctx, r)?),
+        C::RedriveDead(r) => A::RedriveDead(bus::redrive_dead(rooms, out, ctx, r)?),
+        C::PurgeDead(r) => A::PurgeDead(bus::purge_dead(rooms, out, ctx, r)?),
+        C::KvPut(r) => A::KvPut(kv::put(rooms, out, ctx, r)?),
+        C::KvDelete(r) => A::KvDelete(kv::delete(rooms, out, ctx, r)?),
+        C::KvRollback(r) => A::KvRollback(kv::rollback(rooms, out, ctx, r)?),
+        C::SetKvPolicy(r) => A::SetKvPolicy(kv::set_policy(rooms, out, ctx, r)?),
+        C::DeleteKvPolicy(r) => A::DeleteKvPolicy(kv::delete_policy(rooms, out, ctx, r)?),
+        C::Transact(r) => A::Transact(transact::run(rooms, out, ctx, r)?),
+        whole @ (C::DescribeCluster(_)
+        | C::CompactEvents(_)
+        | C::SetNamespace(_)
+        | C::DeleteNamespace(_)
+        | C::Tick(_)) => {
+            return Err(Fatal::UnknownCommand(format!("not about one namespace: {whole:?}")).into());
         }
     })
 }
@@ -207,13 +366,15 @@ fn mix(entropy: u64, position: u64) -> u64 {
 #[derive(Debug, Default, Clone)]
 pub struct Machine {
     /// The indexes.
-    pub rooms: Rooms,
+    pub namespaces: Namespaces,
     /// The rows.
     pub rows: MemoryRows,
+    /// The event history, by rev and namespace number.
+    pub events: BTreeMap<(u64, u64), Bytes>,
     /// Where it stands.
     pub head: Head,
     /// The hints of the last batch.
-    pub effects: Vec<Effect>,
+    pub happened: Vec<Happened>,
 }
 
 impl Machine {
@@ -226,17 +387,32 @@ impl Machine {
     pub fn apply(&mut self, now_ms: u64, entropy: u64, commands: Vec<Command>) -> Result<Vec<Answer>, Fatal> {
         let commands = commands.iter().map(|c| Bytes::from(c.encode_to_vec())).collect();
         let payload = Bytes::from(Batch { now_ms, entropy, commands }.encode_to_vec());
-        self.effects.clear();
+        self.happened.clear();
         let mut txn = Txn::new(&self.rows, self.head.digest);
-        let answers = apply_batch(&mut self.rooms, &mut txn, &mut self.head, payload, &mut self.effects)?;
+        let answers = apply_batch(&mut self.namespaces, &mut txn, &mut self.head, payload, &mut self.happened)?;
         self.head.digest = txn.digest();
-        for (key, value) in txn.into_writes() {
+        let writes = txn.into_writes();
+        for (key, value) in writes.rows {
             match value {
                 Some(value) => self.rows.0.insert(key, value),
                 None => self.rows.0.remove(&key),
             };
         }
+        self.events.extend(writes.events);
+        if let Some(through_rev) = writes.events_gone {
+            self.events = self.events.split_off(&(through_rev.saturating_add(1), 0));
+        }
         Ok(answers)
+    }
+
+    /// The rooms of the default namespace.
+    pub fn rooms(&self) -> &Rooms {
+        &self.namespaces.default_part().rooms
+    }
+
+    /// The hints of the last batch, of every namespace.
+    pub fn effects(&self) -> impl Iterator<Item = &Effect> {
+        self.happened.iter().map(|happened| &happened.effect)
     }
 
     /// The running digest.

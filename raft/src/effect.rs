@@ -81,6 +81,56 @@ pub enum Effect {
         /// When.
         rev: u64,
     },
+    /// An attempt ran out of its time, or a task out of its.
+    TaskTimedOut {
+        /// Which task.
+        task_id: String,
+        /// The attempt's token; 0: the task itself.
+        token: u64,
+    },
+    /// A circle of tasks that waited for each other was broken.
+    DeadlockResolved {
+        /// Who gave way.
+        victim: String,
+        /// The circle.
+        task_ids: Vec<String>,
+    },
+    /// A lock was granted, released, or its line changed.
+    LockChanged {
+        /// Which.
+        name: String,
+    },
+    /// A message was assigned to a consumer.
+    Delivered {
+        /// In which subscription.
+        subscription: String,
+        /// To whom.
+        consumer_id: String,
+        /// Which message.
+        seq: u64,
+        /// Under which token.
+        token: u64,
+    },
+    /// A delivery was taken away: its time was up, or its message is gone.
+    DeliveryGone {
+        /// In which subscription.
+        subscription: String,
+        /// From whom.
+        consumer_id: String,
+        /// Which message.
+        seq: u64,
+        /// Under which token.
+        token: u64,
+    },
+    /// A consumer is none any more.
+    ConsumerGone {
+        /// In which subscription.
+        subscription: String,
+        /// Who.
+        consumer_id: String,
+    },
+    /// More messages could be assigned than one command may: a tick goes on with them.
+    BusLeft,
     /// A session was opened or resumed: the leader starts its deadline.
     SessionOpened {
         /// Which session.

@@ -15,6 +15,7 @@ pub mod apply;
 pub mod consensus;
 pub mod effect;
 pub mod error;
+pub mod history;
 pub mod replica;
 pub mod state;
 pub mod storage;

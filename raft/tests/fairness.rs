@@ -405,7 +405,7 @@ impl Bench {
 
     /// Claimed ones come first: what is pushed, is pushed at the end of a command.
     fn run(&mut self, body: B) -> Vec<(String, u64)> {
-        let command = Command { request: None, body: Some(body) };
+        let command = Command { body: Some(body), ..Command::default() };
         let answers = self.machine.apply(self.now_ms, 0, vec![command]).expect("no fatal error");
         let claimed: Vec<Task> = match answers.into_iter().next().and_then(|answer| answer.body) {
             Some(answer::Body::ClaimTasks(answer)) => answer.tasks,
@@ -415,7 +415,7 @@ impl Bench {
         };
         let token = |task: &Task| task.claim.as_ref().map_or(0, |claim| claim.token);
         let claimed = claimed.into_iter().map(|task| (task.id.clone(), token(&task)));
-        let pushed = self.machine.effects.iter().filter_map(|effect| match effect {
+        let pushed = self.machine.effects().filter_map(|effect| match effect {
             Effect::Assigned { task_id, token, .. } => Some((task_id.clone(), *token)),
             _ => None,
         });

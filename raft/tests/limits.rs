@@ -6,23 +6,24 @@
 use quorate_proto::log::{Answer, Command, Tick, answer, command};
 use quorate_proto::v1::{OpenSessionRequest, RejectionCode, RequestId, SubmitTasksRequest, TaskSpec};
 use quorate_raft::apply::Machine;
+use quorate_raft::state::namespaces::Namespaces;
 use quorate_raft::state::sessions::MAX_KEPT_ANSWERS;
-use quorate_raft::state::{Rooms, tasks};
+use quorate_raft::state::tasks;
 
 fn open(session_id: &str) -> Command {
     let body = OpenSessionRequest { session_id: session_id.to_owned(), ttl_ms: 15_000, client: String::new() };
-    Command { request: None, body: Some(command::Body::OpenSession(body)) }
+    Command { body: Some(command::Body::OpenSession(body)), ..Command::default() }
 }
 
 fn tick(sequence: u64, done_below: u64) -> Command {
     let request = RequestId { session_id: "s".to_owned(), sequence, done_below };
-    Command { request: Some(request), body: Some(command::Body::Tick(Tick {})) }
+    Command { request: Some(request), body: Some(command::Body::Tick(Tick {})), ..Command::default() }
 }
 
 fn submit(tasks: Vec<TaskSpec>) -> Command {
     Command {
-        request: None,
         body: Some(command::Body::SubmitTasks(SubmitTasksRequest { tasks, ..SubmitTasksRequest::default() })),
+        ..Command::default()
     }
 }
 
@@ -45,7 +46,7 @@ fn a_session_that_acknowledges_nothing_is_stopped_until_it_does() {
     assert_eq!(answers[1].rev, 9, "a kept answer is still given");
     assert_eq!((refusal(&answers[2]), refusal(&answers[3])), (None, None));
     assert_eq!(machine.rows.0.len(), 3, "the session and two answers");
-    assert_eq!(Rooms::rebuild(&machine.rows).unwrap(), machine.rooms);
+    assert_eq!(Namespaces::rebuild(&machine.rows).unwrap(), machine.namespaces);
 }
 
 #[test]
@@ -84,7 +85,7 @@ fn a_claim_brings_no_more_than_an_answer_can_carry_but_always_one() {
         capacity: 100,
         ..RegisterAgentRequest::default()
     };
-    let register = Command { request: None, body: Some(command::Body::RegisterAgent(register)) };
+    let register = Command { body: Some(command::Body::RegisterAgent(register)), ..Command::default() };
     machine.apply(1, 1, vec![open("s"), register, submit((0..10).map(big).collect())]).unwrap();
     let claim = ClaimTasksRequest {
         agent_id: "a".to_owned(),
@@ -94,7 +95,7 @@ fn a_claim_brings_no_more_than_an_answer_can_carry_but_always_one() {
     };
     let mut granted = Vec::new();
     while granted.iter().sum::<usize>() < 10 && granted.len() < 20 {
-        let claim = Command { request: None, body: Some(command::Body::ClaimTasks(claim.clone())) };
+        let claim = Command { body: Some(command::Body::ClaimTasks(claim.clone())), ..Command::default() };
         let answers = machine.apply(2, 2, vec![claim]).unwrap();
         let Some(answer::Body::ClaimTasks(response)) = &answers[0].body else { panic!("{answers:?}") };
         granted.push(response.tasks.len());
@@ -110,7 +111,7 @@ fn a_claim_brings_no_more_than_an_answer_can_carry_but_always_one() {
 #[test]
 fn time_never_goes_back() {
     let mut machine = Machine::in_memory();
-    let tick = || Command { request: None, body: Some(command::Body::Tick(Tick {})) };
+    let tick = || Command { body: Some(command::Body::Tick(Tick {})), ..Command::default() };
     machine.apply(5_000, 1, vec![tick()]).unwrap();
     machine.apply(3_000, 2, vec![tick()]).unwrap();
     assert_eq!(machine.head.now_ms, 5_000, "a proposer with a slower clock does not turn time back");

@@ -161,7 +161,7 @@ fn command(machine: &Machine, now_ms: u64, step: Step, request: Option<(u8, u64,
         sequence,
         done_below,
     });
-    Command { request, body: Some(body(machine, now_ms, step)) }
+    Command { request, body: Some(body(machine, now_ms, step)), ..Command::default() }
 }
 
 fn body(machine: &Machine, now_ms: u64, step: Step) -> command::Body {
@@ -175,7 +175,7 @@ fn body(machine: &Machine, now_ms: u64, step: Step) -> command::Body {
         Step::Close(session) => B::CloseSession(CloseSessionRequest { session_id: session_id(session) }),
         Step::Expire(session, stale) => {
             let session_id = session_id(session);
-            let epoch = machine.rooms.sessions.get(&session_id).map_or(0, |session| session.epoch);
+            let epoch = machine.rooms().sessions.get(&session_id).map_or(0, |session| session.epoch);
             B::ExpireSession(ExpireSession { session_id, epoch: epoch.saturating_sub(u64::from(stale)) })
         }
         Step::Register { agent, session, capabilities: offered, capacity } => B::RegisterAgent(RegisterAgentRequest {
@@ -297,7 +297,7 @@ fn check_refusal(answers: &[Answer], before: &MemoryRows, after: &MemoryRows) {
 }
 
 fn check_state(machine: &Machine) {
-    let (rooms, rows) = (&machine.rooms, &machine.rows);
+    let (rooms, rows) = (machine.rooms(), &machine.rows);
     assert_eq!(&Rooms::rebuild(rows).expect("rows that can be read"), rooms, "indexes differ from the rows");
     let live = live_tasks(rows);
     assert_eq!(rooms.tasks.live(), live.len());
@@ -336,7 +336,7 @@ fn check_replay(machine: &Machine, log: &[(u64, Command)], entropy: u64) {
     }
     assert_eq!(again.digest(), machine.digest());
     assert_eq!(again.rows, machine.rows);
-    assert_eq!(again.rooms, machine.rooms);
+    assert_eq!(again.namespaces, machine.namespaces);
 }
 
 /// Several commands in one entry see each other's writes, and twice the same entries give the same digest.

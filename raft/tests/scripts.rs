@@ -12,8 +12,16 @@
 
 #[path = "verbs/breakers.rs"]
 mod breakers;
+#[path = "verbs/bus.rs"]
+mod bus;
 #[path = "verbs/dispatch.rs"]
 mod dispatch;
+#[path = "verbs/kv.rs"]
+mod kv;
+#[path = "verbs/locks.rs"]
+mod locks;
+#[path = "verbs/namespaces.rs"]
+mod namespaces;
 #[path = "verbs/progress.rs"]
 mod progress;
 #[path = "verbs/retries.rs"]
@@ -31,18 +39,19 @@ use bytes::Bytes;
 use quorate_proto::log::{Answer, Command, ExpireSession, Tick, answer, command};
 use quorate_proto::v1::{
     Agent, AgentFilter, AgentStatus, Attempt, AttemptOutcome, CancelTaskRequest, ClaimTasksRequest,
-    CloseSessionRequest, ClusterInfo, DeregisterAgentRequest, DrainAgentRequest, FinishKind, FinishTaskRequest,
-    ListAttemptsRequest, ListTasksRequest, OpenSessionRequest, RegisterAgentRequest, Rejection, ReportAgentRequest,
-    RequestId, Spawn, SubmitTasksRequest, Task, TaskStatsResponse,
+    CloseSessionRequest, ClusterInfo, DeregisterAgentRequest, DrainAgentRequest, Fence, FenceKind, FinishKind,
+    FinishTaskRequest, ListAttemptsRequest, ListTasksRequest, OpenSessionRequest, RegisterAgentRequest, Rejection,
+    ReportAgentRequest, RequestId, Spawn, SubmitTasksRequest, Task, TaskStatsResponse,
 };
 use quorate_raft::apply::Machine;
 use quorate_raft::effect::Effect;
-use quorate_raft::state::Rooms;
+use quorate_raft::state::namespaces::Namespaces;
 
 #[test]
 fn every_script_answers_as_written() {
     let update = std::env::var_os("UPDATE_SCRIPTS").is_some();
-    let files = script_files(&Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo")).join("tests/scripts"));
+    let files =
+        script_files(&Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo")).join("tests/scripts"));
     assert!(files.len() >= 25, "only {} scripts found", files.len());
     let mut differing = Vec::new();
     for file in files {
@@ -170,7 +179,9 @@ impl Script {
         let line = Line::parse(text);
         let output = match self.body(text, &line) {
             Some(body) => {
-                let answer = self.apply(Command { request: line.request(), body: Some(body) });
+                let (request, namespace) = (line.request(), line.text("ns"));
+                let fences = self.fences(&line);
+                let answer = self.apply(Command { request, namespace, fences, body: Some(body) });
                 self.show_answer(&answer)
             }
             None => self.read(&line),
@@ -178,15 +189,30 @@ impl Script {
         format!("{output}\n")
     }
 
+    /// `fence=lock/NAME/TOKEN`, the token as elsewhere.
+    fn fences(&self, line: &Line<'_>) -> Vec<Fence> {
+        let fence = line.text("fence");
+        let mut parts = fence.split('/');
+        let kind = match parts.next() {
+            Some("lock") => FenceKind::Lock,
+            Some("scope") => FenceKind::Scope,
+            Some("task") => FenceKind::Task,
+            _ => return Vec::new(),
+        };
+        let name = parts.next().unwrap_or_default().to_owned();
+        let token = pick(&self.tokens, &name, parts.next().unwrap_or("$last"));
+        vec![Fence { kind: kind as i32, name, token }]
+    }
+
     fn apply(&mut self, command: Command) -> Answer {
         let mut answers = self.machine.apply(self.now_ms, 7, vec![command]).expect("no fatal error");
-        for effect in &self.machine.effects {
+        for effect in self.machine.effects() {
             if let Effect::Assigned { task_id, token, .. } = effect {
                 self.tokens.entry(task_id.clone()).or_default().push(*token);
             }
         }
-        let rebuilt = Rooms::rebuild(&self.machine.rows).expect("rows that can be read");
-        assert_eq!(rebuilt, self.machine.rooms, "the indexes differ from those rebuilt from the rows");
+        let rebuilt = Namespaces::rebuild(&self.machine.rows).expect("rows that can be read");
+        assert_eq!(rebuilt, self.machine.namespaces, "the indexes differ from those rebuilt from the rows");
         answers.pop().expect("an answer for each command")
     }
 
@@ -252,9 +278,20 @@ impl Script {
             "tick" => B::Tick(Tick {}),
             "describe" => B::DescribeCluster(ClusterInfo { cluster_id: id, feature_level: line.small("level", 0) }),
             _ => {
-                return [breakers::body, dispatch::body, progress::body, retries::body, schedules::body, tasks::body]
-                    .into_iter()
-                    .find_map(|body| body(line));
+                return [
+                    breakers::body,
+                    bus::body,
+                    dispatch::body,
+                    kv::body,
+                    locks::body,
+                    namespaces::body,
+                    progress::body,
+                    retries::body,
+                    schedules::body,
+                    tasks::body,
+                ]
+                .into_iter()
+                .find_map(|body| body(line));
             }
         })
     }
@@ -339,8 +376,18 @@ impl Script {
             B::AddDependencies(r) => self.show_task(r.task.as_ref().unwrap()),
             B::ExpireSession(_) | B::Tick(_) | B::DescribeCluster(_) | B::StandingOrder(_) => "ok".to_owned(),
             other => {
-                let shows =
-                    [breakers::show, dispatch::show, progress::show, retries::show, schedules::show, tasks::show];
+                let shows = [
+                    breakers::show,
+                    bus::show,
+                    dispatch::show,
+                    kv::show,
+                    locks::show,
+                    namespaces::show,
+                    progress::show,
+                    retries::show,
+                    schedules::show,
+                    tasks::show,
+                ];
                 shows.into_iter().find_map(|show| show(other)).expect("an answer that a verb can show")
             }
         }
@@ -359,7 +406,7 @@ impl Script {
     }
 
     fn read(&self, line: &Line<'_>) -> String {
-        let (rooms, rows) = (&self.machine.rooms, &self.machine.rows);
+        let (rooms, rows) = (self.machine.rooms(), &self.machine.rows);
         let id = line.id();
         match line.verb {
             "task" => rooms.tasks.get(rows, &id).unwrap().map_or("none".to_owned(), |task| self.show_task(&task)),
@@ -404,8 +451,18 @@ impl Script {
             "stats" => show_stats(&rooms.tasks.stats()),
             "due" => rooms.next_due_ms().map_or("never".to_owned(), |at_ms| at_ms.to_string()),
             verb => {
-                let reads =
-                    [breakers::read, dispatch::read, progress::read, retries::read, schedules::read, tasks::read];
+                let reads = [
+                    breakers::read,
+                    bus::read,
+                    dispatch::read,
+                    kv::read,
+                    locks::read,
+                    namespaces::read,
+                    progress::read,
+                    retries::read,
+                    schedules::read,
+                    tasks::read,
+                ];
                 reads
                     .into_iter()
                     .find_map(|read| read(&self.machine, self.now_ms, line))
@@ -444,7 +501,7 @@ impl Script {
             let verdict = if review.accepted { "+" } else { "-" };
             shown.push_str(&format!(" {verdict}{}", review.reviewer));
         }
-        let open = self.machine.rooms.tasks.open_dependencies(task);
+        let open = self.machine.rooms().tasks.open_dependencies(task);
         if !open.is_empty() {
             shown.push_str(&format!(" waits_for={}", open.join(",")));
         }

@@ -446,7 +446,7 @@ impl World {
             B::RedriveTasks(_) => true,
             _ => false,
         };
-        let command = Command { request, body: Some(body) };
+        let command = Command { request, body: Some(body), ..Command::default() };
         self.log.push((self.now_ms, command.clone()));
         let before = self.machine.rows.clone();
         let answers = self.machine.apply(self.now_ms, self.entropy, vec![command]).expect("no fatal error");
@@ -472,12 +472,12 @@ impl World {
                 self.run(None, B::Tick(Tick {}));
             }
         }
-        assert!(!self.is_due(), "still due after three ticks: {:?}", self.machine.rooms.next_due_ms());
+        assert!(!self.is_due(), "still due after three ticks: {:?}", self.machine.rooms().next_due_ms());
     }
 
     /// By the time of now, which the machine may not have heard of.
     fn is_due(&self) -> bool {
-        self.machine.rooms.next_due_ms().is_some_and(|at_ms| at_ms <= self.now_ms)
+        self.machine.rooms().next_due_ms().is_some_and(|at_ms| at_ms <= self.now_ms)
     }
 
     fn check(&mut self) {
@@ -492,7 +492,7 @@ impl World {
         self.check_begun(&view);
         self.check_blocked(&view);
         if !self.circles {
-            let found = self.machine.rooms.tasks.deadlocks(&self.machine.rows).expect("rows that can be read");
+            let found = self.machine.rooms().tasks.deadlocks(&self.machine.rows).expect("rows that can be read");
             assert!(found.is_empty(), "a circle that nobody let in: {found:?}");
         }
         self.tasks = view.tasks;
@@ -538,7 +538,9 @@ impl World {
         }
         assert_eq!(again.digest(), self.machine.digest());
         assert_eq!(again.rows, self.machine.rows);
-        assert_eq!(again.rooms, self.machine.rooms);
+        assert_eq!(again.namespaces, self.machine.namespaces);
+        assert_eq!(again.events, self.machine.events);
+        support::check_history(&self.machine);
     }
 
     /// Several commands in one entry see each other's writes, and twice the same entries give the same state.
@@ -556,7 +558,8 @@ impl World {
         let [one, other] = machines;
         assert_eq!(one.digest(), other.digest());
         assert_eq!(one.rows, other.rows);
-        assert_eq!(one.rooms, other.rooms);
+        assert_eq!(one.namespaces, other.namespaces);
+        support::check_history(&one);
     }
 }
 
@@ -585,7 +588,7 @@ fn check_limits(before: &BTreeMap<String, Task>, view: &View<'_>) {
     for limit in &view.limits {
         let (scope, name, most) = (limit.scope(), limit.name.as_str(), limit.max as usize);
         let running = view.running_under(scope, name);
-        assert_eq!(view.machine.rooms.tasks.running_under(scope, name) as usize, running, "{limit:?}");
+        assert_eq!(view.machine.rooms().tasks.running_under(scope, name) as usize, running, "{limit:?}");
         if running > most {
             let counts = |task: &&Task| support::counts_under(task, scope, name);
             assert!(running <= before.values().filter(counts).count(), "{running} run under {limit:?}");
@@ -603,7 +606,7 @@ fn body(world: &World, step: Step, imports: bool) -> B {
         Step::Plain(body) => *body,
         Step::Expire { session, stale } => {
             let session_id = session_id(session);
-            let epoch = machine.rooms.sessions.get(&session_id).map_or(0, |session| session.epoch);
+            let epoch = machine.rooms().sessions.get(&session_id).map_or(0, |session| session.epoch);
             B::ExpireSession(ExpireSession { session_id, epoch: epoch.saturating_sub(u64::from(stale)) })
         }
         Step::Submit { specs, sound, import } => {
@@ -659,12 +662,12 @@ fn body(world: &World, step: Step, imports: bool) -> B {
             B::PurgeTasks(PurgeTasksRequest { task_ids: ids.into_iter().collect(), request: None })
         }
         Step::Resolve => {
-            let deadlocks = machine.rooms.tasks.deadlocks(&machine.rows).expect("rows that can be read");
+            let deadlocks = machine.rooms().tasks.deadlocks(&machine.rows).expect("rows that can be read");
             B::ResolveDeadlocks(ResolveDeadlocksRequest { deadlocks, request: None })
         }
         Step::ReportBreaker { breaker, success, probes, pause_ms } => {
             let name = BREAKERS[breaker].to_owned();
-            let probe = machine.rooms.breakers.get(&name).and_then(|breaker| breaker.probe.as_ref());
+            let probe = machine.rooms().breakers.get(&name).and_then(|breaker| breaker.probe.as_ref());
             let probe_token = probe.filter(|_| probes).map_or(0, |probe| probe.token);
             B::ReportBreaker(ReportBreakerRequest {
                 name,
@@ -677,7 +680,7 @@ fn body(world: &World, step: Step, imports: bool) -> B {
         Step::CreateSchedule { schedule, overlap, template } => create_schedule(world, schedule, overlap, *template),
         Step::Fire { schedule, stale, missed } => {
             let schedule_id = SCHEDULES[schedule].to_owned();
-            let known = machine.rooms.schedules.get(&schedule_id);
+            let known = machine.rooms().schedules.get(&schedule_id);
             let (epoch, tick_ms) = known.map_or((0, 0), |known| (known.epoch, known.next_tick_ms));
             B::FireSchedule(FireSchedule {
                 schedule_id,
@@ -925,7 +928,7 @@ fn what_one_command_leaves_unassigned_the_next_tick_assigns() {
     world.run(None, stand(0, 0));
     let first = running(&world);
     assert!((1..2_000).contains(&first), "one command assigned {first}");
-    assert!(world.machine.effects.contains(&Effect::WorkLeft));
+    assert!(world.machine.effects().any(|effect| *effect == Effect::WorkLeft));
     world.run(None, B::Tick(Tick {}));
     assert_eq!(running(&world), 2_000);
 }

@@ -1,5 +1,5 @@
 //! One job in a task of its own: runs the handler, then reports what came of it until the cluster has taken it or the
-//! lease is gone.
+//! lease is gone. With an outbox a result is on disk before that, and what the lease was too short for is left there.
 //!
 //! Deliberately absent: any memory of other jobs. Several run and finish at once and share nothing but the room.
 
@@ -17,11 +17,12 @@ use super::known::{Attempt, attempt_of};
 use super::stop::{StopSignal, Told};
 use super::{Done, Job, Output, WorkerReport};
 use crate::error::Error;
+use crate::outbox::{Fate, Outbox, Slip};
 use crate::sessions::Session;
 use crate::tasks::Tasks;
 
 /// The pause before a finish that nobody took is sent again, on top of the call's own retries.
-const PAUSE: Duration = Duration::from_millis(200);
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
 /// What the cluster keeps of an output, its end, and of an error, its beginning; there is no point in sending more.
 const KEPT_BYTES: usize = 64 << 10;
 /// The longest pause that the cluster takes from a provider.
@@ -35,6 +36,8 @@ pub(super) struct Bench {
     /// As many places as the agent has capacity. The cluster counts attempts that it fenced as gone; their handlers may
     /// still be at it.
     pub(super) room: Arc<Semaphore>,
+    /// Where results are kept until the cluster has answered, if anywhere.
+    pub(super) outbox: Option<Outbox>,
 }
 
 /// How an attempt counts.
@@ -45,6 +48,8 @@ pub(super) enum Count {
     Released,
     Cancelled,
     Fenced,
+    /// Not known yet: the result is in the outbox, and counts when the courier has brought it.
+    Owed,
 }
 
 /// What a job brings back.
@@ -62,6 +67,7 @@ impl WorkerReport {
             Count::Released => self.released += 1,
             Count::Cancelled => self.cancelled += 1,
             Count::Fenced => self.fenced += 1,
+            Count::Owed => {}
         }
     }
 }
@@ -106,15 +112,28 @@ impl Bench {
     }
 
     async fn finish(&self, attempt: Attempt, done: Done) -> Ended {
-        let mut request = finish_of(&attempt, done);
-        let mut answer = self.deliver(request.clone()).await;
+        let under_way = self.session.begin();
+        let mut request = FinishTaskRequest { request: Some(under_way.id()), ..finish_of(&attempt, done) };
+        let slip = self.keep(&request).await;
+        let mut answer = self.deliver(&request).await;
+        drop(under_way);
         if let Some(instead) = in_place_of(&request, answer.as_ref()) {
             tracing::error!(task = attempt.0, ?answer, "a finish was refused");
-            request = finish_of(&attempt, instead);
-            answer = self.deliver(request.clone()).await;
+            // The outbox keeps the first: whoever delivers that again is refused again, and comes to the same.
+            let under_way = self.session.begin();
+            request = FinishTaskRequest { request: Some(under_way.id()), ..finish_of(&attempt, instead) };
+            answer = self.deliver(&request).await;
+        }
+        let fate = Fate::of(answer.as_ref());
+        if let (Some(outbox), Some(slip)) = (&self.outbox, &slip) {
+            outbox.settle(slip, fate).await;
         }
         let count = match answer {
             Some(Ok(_)) => count_of(request.kind()),
+            _ if slip.is_some() && fate == Fate::Owed => {
+                tracing::warn!(task = attempt.0, "the session ended before a result was taken; it is in the outbox");
+                Count::Owed
+            }
             Some(Err(Error::Rejected { code, message, .. })) if code != RejectionCode::NotFound => {
                 tracing::error!(task = attempt.0, message, "a finish was refused");
                 Count::Failed
@@ -129,10 +148,18 @@ impl Bench {
         Ended { attempt, count }
     }
 
+    /// Writes a result down. What was handed back or cancelled is none: the end of its session says the same.
+    async fn keep(&self, request: &FinishTaskRequest) -> Option<Slip> {
+        match (&self.outbox, request.kind()) {
+            (Some(outbox), FinishKind::Completed | FinishKind::Failed | FinishKind::FailedPermanently) => {
+                outbox.put(request).await
+            }
+            _ => None,
+        }
+    }
+
     /// Sends the finish, always under the same request id, until there is an answer. `None`: the session ended first.
-    async fn deliver(&self, mut request: FinishTaskRequest) -> Option<Result<FinishTaskResponse, Error>> {
-        let under_way = self.session.begin();
-        request.request = Some(under_way.id());
+    async fn deliver(&self, request: &FinishTaskRequest) -> Option<Result<FinishTaskResponse, Error>> {
         loop {
             let finished = tokio::select! {
                 finished = self.tasks.finish(Some(&self.session), request.clone()) => finished,
@@ -153,7 +180,7 @@ impl Bench {
 }
 
 /// Whether the same finish may yet be taken: safe by its token, it is repeated until the lease is gone.
-fn may_pass(error: &Error) -> bool {
+pub(super) fn may_pass(error: &Error) -> bool {
     match error {
         Error::Unavailable { .. } | Error::OutcomeUnknown { .. } => true,
         // A limit on what the session has under way, not on this finish.
@@ -164,7 +191,10 @@ fn may_pass(error: &Error) -> bool {
 
 /// What to say instead of a finish that itself was refused: without one that is accepted the attempt would stay open
 /// until it times out. That its task or session is not there is no such refusal.
-fn in_place_of(refused: &FinishTaskRequest, answer: Option<&Result<FinishTaskResponse, Error>>) -> Option<Done> {
+pub(super) fn in_place_of(
+    refused: &FinishTaskRequest,
+    answer: Option<&Result<FinishTaskResponse, Error>>,
+) -> Option<Done> {
     let Some(Err(Error::Rejected { code, field, message })) = answer else { return None };
     if *code == RejectionCode::NotFound {
         return None;
@@ -194,7 +224,7 @@ fn count_of(kind: FinishKind) -> Count {
     }
 }
 
-fn finish_of(attempt: &Attempt, done: Done) -> FinishTaskRequest {
+pub(super) fn finish_of(attempt: &Attempt, done: Done) -> FinishTaskRequest {
     let plain = FinishTaskRequest { task_id: attempt.0.clone(), token: attempt.1, ..FinishTaskRequest::default() };
     let of = |kind: FinishKind| FinishTaskRequest { kind: kind as i32, ..plain };
     match done {
@@ -247,7 +277,7 @@ mod tests {
     const TTL: Duration = Duration::from_secs(60);
 
     fn bench(session: Session) -> Bench {
-        Bench { tasks: session.client().tasks(), session, room: Arc::new(Semaphore::new(1)) }
+        Bench { tasks: session.client().tasks(), session, room: Arc::new(Semaphore::new(1)), outbox: None }
     }
 
     fn finish(done: Done) -> FinishTaskRequest {
@@ -335,6 +365,38 @@ mod tests {
         assert_eq!(ended.count, Count::Fenced);
         let next = session.next_request();
         assert_eq!(next.done_below, next.sequence, "nothing is under way");
+    }
+
+    #[tokio::test]
+    async fn a_result_is_on_disk_before_it_is_delivered_and_stays_when_the_session_ends_first() {
+        let temp = tempfile::tempdir().unwrap();
+        let session = Session::alone(TTL, Instant::now());
+        let outbox = Outbox::open(temp.path().to_owned(), "a", "").await.unwrap();
+        let bench = Bench { outbox: Some(outbox.clone()), ..bench(session.clone()) };
+        let handler = |_: Job| std::future::ready(Done::completed("the result"));
+        let task = Task { id: "kept".to_owned(), ..Task::default() };
+        let (_tell, told) = watch::channel(None);
+        let running = tokio::spawn(bench.clone().run(handler, task, told));
+        // The session is there, and so is whoever delivers: nobody takes it.
+        let entries = timeout(TTL, async {
+            loop {
+                match outbox.entries().await.unwrap() {
+                    none if none.is_empty() => sleep(Duration::from_millis(1)).await,
+                    entries => break entries,
+                }
+            }
+        });
+        let slips: Vec<_> = entries.await.unwrap().into_values().flatten().collect();
+        let entry = outbox.read(&slips[0]).await.unwrap();
+        assert_eq!((entry.session_id(), entry.agent_id.as_str()), ("s-alone", "a"));
+        assert_eq!(entry.finish.result.as_ref(), b"the result");
+        session.lost();
+        assert_eq!(timeout(TTL, running).await.unwrap().unwrap().count, Count::Owed);
+        assert_eq!(outbox.entries().await.unwrap().into_values().flatten().collect::<Vec<_>>(), slips);
+
+        let handed_back = Task { id: "handed back".to_owned(), ..Task::default() };
+        assert_eq!(timeout(TTL, bench.hand_back(handed_back)).await.unwrap().count, Count::Fenced);
+        assert_eq!(outbox.entries().await.unwrap().into_values().flatten().count(), 1, "no result");
     }
 
     #[tokio::test]

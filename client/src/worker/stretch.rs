@@ -19,6 +19,7 @@ use super::stop::Stop;
 use super::{Done, Job, Worker, WorkerReport};
 use crate::agents::Agents;
 use crate::error::Error;
+use crate::outbox::Outbox;
 use crate::sessions::Session;
 
 /// How long handlers have to let go of what is no longer theirs, and the cluster to end what this worker leaves.
@@ -52,9 +53,11 @@ pub(super) struct Stretch {
 }
 
 impl Stretch {
-    pub(super) fn new(worker: &Worker, session: Session) -> Self {
+    pub(super) fn new(worker: &Worker, session: Session, outbox: Option<Outbox>) -> Self {
         let order = Order::of(worker.clone(), session.clone());
-        Stretch::ordering(worker, session, order)
+        let mut stretch = Stretch::ordering(worker, session, order);
+        stretch.bench.outbox = outbox;
+        stretch
     }
 
     fn ordering(worker: &Worker, session: Session, order: Order) -> Self {
@@ -63,7 +66,7 @@ impl Stretch {
         Stretch {
             agents: worker.client.agents(),
             agent_id: worker.registration.agent_id.clone(),
-            bench: Bench { tasks: worker.client.tasks(), session, room },
+            bench: Bench { tasks: worker.client.tasks(), session, room, outbox: None },
             order,
             jobs: JoinSet::new(),
             known: Known::new(capacity),

@@ -126,7 +126,7 @@ impl From<Error> for Failure {
                 let named = field.is_empty() || message.contains(&field);
                 Self::new(kind, if named { message } else { format!("{field}: {message}") })
             }
-            Error::Fenced { .. } => Self::new(Kind::Failed, text),
+            Error::Fenced { .. } | Error::TimedOut { .. } | Error::Compacted { .. } => Self::new(Kind::Failed, text),
             Error::Unavailable { .. } => Self::new(Kind::Unavailable, text),
             Error::OutcomeUnknown { .. } => Self::new(Kind::OutcomeUnknown, text),
             Error::Config { .. } => Self::new(Kind::BadInput, text),

@@ -7,6 +7,7 @@
 mod evidence;
 mod judge;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,13 @@ EVIDENCE:
   artifact KIND URI [DIGEST [BYTES]]     something that was made, and where it is
   check NAME EXIT_CODE                   a check that was run
 
+THE OUTBOX:
+  With --outbox DIR a result is on disk before it is delivered, and goes once the cluster has answered.
+  What is there when the worker dies is delivered by the next that is started with the same DIR, so
+  start it again soon: within the session's TTL, or before a cluster that is down is back. A result
+  that comes too late is kept with its attempt, beside that of whoever did the task again.
+  One DIR for every worker process. *.damaged and *.refused are for you to look at.
+
 SIGNALS:
   SIGTERM or SIGINT once: take no more tasks, finish what runs, leave.
   A second time: leave now; what runs is killed, and returns to the queue.
@@ -68,6 +76,8 @@ EXAMPLES:
       shows that the tests passed
   quorate worker --capability ask --error-class-of-exit 69=connection,28=timeout --exec ./ask.sh
       tells the retry policy and the breakers what went wrong
+  quorate worker --capability train --outbox /var/lib/builder-1/outbox --exec ./train.sh
+      a night's work is not lost with the last second of it
   QUORATE_ENDPOINTS=a:7401,b:7401,c:7401 quorate worker --id builder-1 --type builder --capability build --exec make
       a name of its own, on a cluster of three"#;
 
@@ -100,6 +110,9 @@ pub(crate) struct WorkerArgs {
     /// After this long without contact the cluster gives its tasks to others (1s to 1h)
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = session_ttl)]
     session_ttl: Duration,
+    /// Keep results in this directory until the cluster has answered; without it, none survives the worker
+    #[arg(long, value_name = "DIR")]
+    outbox: Option<PathBuf>,
     /// What kind of failure an exit code is, such as 28=timeout or 69=connection; whatever else the code would mean
     #[arg(long, value_name = "CODE=CLASS,..", value_delimiter = ',', value_parser = judge::class_of_exit)]
     error_class_of_exit: Vec<(i32, String)>,
@@ -126,6 +139,9 @@ pub(crate) async fn run(context: &Context, args: WorkerArgs) -> Result<(), Failu
         .session_ttl(args.session_ttl);
     for label in args.label {
         worker = worker.metadata(label.key, label.value);
+    }
+    if let Some(dir) = args.outbox {
+        worker = worker.outbox(dir);
     }
     let worker = worker.build();
     let crew = Arc::new(Crew {
@@ -168,6 +184,7 @@ fn show(out: Out, id: &str, report: &WorkerReport) -> Result<(), Failure> {
         ("cancelled", report.cancelled),
         ("fenced", report.fenced),
         ("sessions_lost", report.sessions_lost),
+        ("replayed", report.replayed),
     ];
     out.show(
         || {

@@ -110,12 +110,12 @@ fn check_filter(filter: &AgentFilter) -> Result<(), Status> {
 fn watch(door: Door, filter: AgentFilter) -> impl Stream<Item = Result<AgentEvent, Status>> + Send + 'static {
     async_stream::stream! {
         let mut shown: BTreeSet<String> = BTreeSet::new();
-        let mut news = door.core.hub.watch_agents();
+        let mut news = door.hub().watch_agents();
         let mut seen = 0;
         let mut look = true;
         loop {
             if look {
-                let (present, rev) = door.core.replica.read(|view| {
+                let (present, rev) = door.look(|view| {
                     (view.rooms.agents.find(&filter, FIND_MAX), view.head.rev)
                 });
                 let ids: BTreeSet<String> = present.iter().map(|agent| agent.id.clone()).collect();

@@ -102,7 +102,10 @@ fn unreachable(node_id: u64, address: &str, reason: &str) -> NodeStatusResponse 
 /// This node's view of itself.
 async fn node_status(core: &Core, full_digest: bool) -> Result<NodeStatusResponse, Status> {
     let metrics = core.metrics();
-    let (head, sessions) = core.replica.read(|view| (view.head.clone(), view.rooms.sessions.len() as u64));
+    let (head, sessions) = core.replica.read(|whole| {
+        let sessions = whole.namespaces.iter().map(|part| part.rooms.sessions.len() as u64).sum();
+        (whole.head.clone(), sessions)
+    });
     let full = if full_digest {
         let replica = core.replica.clone();
         let hashed = tokio::task::spawn_blocking(move || replica.full_digest()).await;

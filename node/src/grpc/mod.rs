@@ -3,9 +3,16 @@
 //! Deliberately absent: writes to the state. [`status`] alone makes a [`tonic::Status`].
 
 mod agents;
+mod blobs;
 mod breakers;
+mod bus;
 mod cluster;
+mod consume;
 mod dispatch;
+mod kv;
+mod locks;
+mod namespace;
+mod namespaces;
 mod peer;
 mod progress;
 mod retries;
@@ -13,6 +20,8 @@ mod schedules;
 mod sessions;
 pub(crate) mod status;
 mod tasks;
+mod transact;
+mod watch;
 mod work;
 
 pub(crate) use cluster::{hand_over, term_of};
@@ -20,13 +29,17 @@ pub(crate) use cluster::{hand_over, term_of};
 use std::sync::Arc;
 
 use quorate_proto::log::{Answer, Command, answer, command};
-use quorate_proto::v1::{Consistency, RequestId};
+use quorate_proto::v1::{Consistency, Fence, RequestId};
 use quorate_raft::error::{Error, Fatal, Outcome};
 use quorate_raft::replica::View;
+use quorate_raft::state::Rooms;
+use quorate_raft::storage::rows::MemoryRows;
 use tonic::service::Routes;
 use tonic::{Response, Status};
 
+use self::namespace::InNamespace;
 use crate::core::Core;
+use crate::hub::Hub;
 use crate::stop::Reason;
 
 /// The largest public message: several payloads of 1 MiB.
@@ -35,46 +48,75 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// Every service of a node.
 pub(crate) fn routes(core: &Arc<Core>) -> Routes {
     use quorate_proto::v1::agents_server::AgentsServer;
+    use quorate_proto::v1::blobs_server::BlobsServer;
     use quorate_proto::v1::breakers_server::BreakersServer;
+    use quorate_proto::v1::bus_server::BusServer;
     use quorate_proto::v1::cluster_server::ClusterServer;
     use quorate_proto::v1::dispatch_server::DispatchServer;
+    use quorate_proto::v1::kv_server::KvServer;
+    use quorate_proto::v1::locks_server::LocksServer;
+    use quorate_proto::v1::namespaces_server::NamespacesServer;
     use quorate_proto::v1::progress_server::ProgressServer;
     use quorate_proto::v1::retries_server::RetriesServer;
     use quorate_proto::v1::schedules_server::SchedulesServer;
     use quorate_proto::v1::sessions_server::SessionsServer;
     use quorate_proto::v1::tasks_server::TasksServer;
+    use quorate_proto::v1::transact_server::TransactServer;
+    use quorate_proto::v1::watch_server::WatchServer;
 
-    let door = Door { core: core.clone() };
-    Routes::new(SessionsServer::new(door.clone()))
-        .add_service(AgentsServer::new(door.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(
-            TasksServer::new(door.clone())
+    Routes::new(InNamespace::new(core, SessionsServer::new))
+        .add_service(InNamespace::new(core, |door| {
+            AgentsServer::new(door).max_decoding_message_size(MAX_MESSAGE_BYTES)
+        }))
+        .add_service(InNamespace::new(core, |door| {
+            TasksServer::new(door)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES * 4),
-        )
-        .add_service(
-            SchedulesServer::new(door.clone())
+                .max_encoding_message_size(MAX_MESSAGE_BYTES * 4)
+        }))
+        .add_service(InNamespace::new(core, |door| {
+            SchedulesServer::new(door)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES * 4),
-        )
-        .add_service(DispatchServer::new(door.clone()))
-        .add_service(BreakersServer::new(door.clone()))
-        .add_service(RetriesServer::new(door.clone()))
-        .add_service(ProgressServer::new(door.clone()))
-        .add_service(ClusterServer::new(door))
+                .max_encoding_message_size(MAX_MESSAGE_BYTES * 4)
+        }))
+        .add_service(InNamespace::new(core, DispatchServer::new))
+        .add_service(InNamespace::new(core, BreakersServer::new))
+        .add_service(InNamespace::new(core, RetriesServer::new))
+        .add_service(InNamespace::new(core, ProgressServer::new))
+        .add_service(InNamespace::new(core, |door| WatchServer::new(door).max_encoding_message_size(MAX_MESSAGE_BYTES)))
+        .add_service(InNamespace::new(core, LocksServer::new))
+        .add_service(InNamespace::new(core, |door| {
+            BusServer::new(door)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES * 4)
+        }))
+        .add_service(InNamespace::new(core, |door| {
+            KvServer::new(door)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES * 4)
+        }))
+        .add_service(InNamespace::new(core, |door| {
+            TransactServer::new(door).max_decoding_message_size(MAX_MESSAGE_BYTES)
+        }))
+        .add_service(InNamespace::new(core, BlobsServer::new))
+        .add_service(InNamespace::new(core, NamespacesServer::new))
+        .add_service(InNamespace::new(core, ClusterServer::new))
         .add_service(peer::service(core.clone()))
 }
 
-/// What every handler stands on.
+/// What every handler stands on: a door of one call, into one namespace.
 #[derive(Clone)]
 struct Door {
     core: Arc<Core>,
+    namespace: Arc<str>,
+    /// What must still be held for a write of this call.
+    fences: Vec<Fence>,
 }
 
 impl Door {
     /// Proposes a command and returns its answer's body, or the status that says why there is none.
     async fn propose(&self, request: Option<RequestId>, body: command::Body) -> Result<answer::Body, Status> {
-        match self.core.proposer.propose(&Command { request, body: Some(body) }).await {
+        let (namespace, fences) = (self.namespace.to_string(), self.fences.clone());
+        match self.core.proposer.propose(&Command { request, namespace, fences, body: Some(body) }).await {
             Ok(answer) => answered(answer),
             Err(error) => Err(status::not_proposed(&error, self.core.leader_hint())),
         }
@@ -85,10 +127,29 @@ impl Door {
         if consistency != Consistency::Stale {
             self.fresh().await?;
         }
-        self.core.replica.read(read).map_err(|error| match error {
-            Error::Rejected(rejection) => status::rejected(&rejection),
-            Error::Fatal(fatal) => self.fault(&fatal),
+        match self.core.replica.read_in(&self.namespace, read) {
+            None => Err(self.no_namespace()),
+            Some(Ok(read)) => Ok(read),
+            Some(Err(Error::Rejected(rejection))) => Err(status::rejected(&rejection)),
+            Some(Err(Error::Fatal(fatal))) => Err(self.fault(&fatal)),
+        }
+    }
+
+    /// Looks at the state as this node has applied it. In a namespace that is gone there is nothing.
+    fn look<T>(&self, look: impl Fn(View<'_>) -> T) -> T {
+        self.core.replica.read_in(&self.namespace, &look).unwrap_or_else(|| {
+            let head = self.core.replica.head();
+            look(View { rooms: &Rooms::default(), rows: &MemoryRows::default(), head: &head })
         })
+    }
+
+    /// The wake-ups of this namespace.
+    fn hub(&self) -> Arc<Hub> {
+        self.core.hubs.of(&self.namespace)
+    }
+
+    fn no_namespace(&self) -> Status {
+        status::missing("namespace", format!("no namespace {} exists", self.namespace))
     }
 
     /// Waits until a read of this node's state is linearizable.

@@ -63,9 +63,13 @@ fn vetted(core: &Core, command: Bytes) -> Result<Bytes, Status> {
     let mut decoded = quorate_proto::log::Command::decode(command.clone())
         .map_err(|error| status::invalid("command", format!("the command does not decode: {error}")))?;
     match &mut decoded.body {
-        Some(Body::Tick(_) | Body::ExpireSession(_) | Body::FireSchedule(_) | Body::DescribeCluster(_)) => {
-            Err(status::invalid("command", "only a leader says this, and only of itself"))
-        }
+        Some(
+            Body::Tick(_)
+            | Body::ExpireSession(_)
+            | Body::FireSchedule(_)
+            | Body::DescribeCluster(_)
+            | Body::CompactEvents(_),
+        ) => Err(status::invalid("command", "only a leader says this, and only of itself")),
         // The leader's clock counts, not that of the node that was asked.
         Some(Body::CreateSchedule(request)) => {
             super::schedules::stamp(core, request)?;
@@ -242,7 +246,26 @@ impl Peer for PeerDoor {
         &self,
         request: Request<pb::PeerKeepAliveRequest>,
     ) -> Result<Response<pb::PeerKeepAliveReply>, Status> {
-        let response = keep_alive_here(&self.core, &request.into_inner().session_id).await?;
+        let request = request.into_inner();
+        let response = keep_alive_here(&self.core, &request.namespace.into(), &request.session_id).await?;
         Ok(Response::new(pb::PeerKeepAliveReply { response: Some(response) }))
+    }
+
+    async fn store_chunk(
+        &self,
+        request: Request<pb::StoreChunkRequest>,
+    ) -> Result<Response<pb::StoreChunkReply>, Status> {
+        Ok(Response::new(self.core.blobs.store_chunk(request.into_inner()).await?))
+    }
+
+    async fn has_chunks(&self, request: Request<pb::HasChunksRequest>) -> Result<Response<pb::HasChunksReply>, Status> {
+        Ok(Response::new(self.core.blobs.has_chunks(request.into_inner()).await?))
+    }
+
+    async fn fetch_chunk(
+        &self,
+        request: Request<pb::FetchChunkRequest>,
+    ) -> Result<Response<pb::FetchChunkReply>, Status> {
+        Ok(Response::new(self.core.blobs.fetch_chunk(request.into_inner()).await?))
     }
 }

@@ -128,7 +128,7 @@ impl Schedules for Door {
 
 /// This node's time, never behind the state's.
 fn now_ms(core: &Core) -> u64 {
-    let state_ms = core.replica.read(|view| view.head.now_ms);
+    let state_ms = core.replica.read(|whole| whole.head.now_ms);
     core.clock.now_ms().max(state_ms)
 }
 

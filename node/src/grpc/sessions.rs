@@ -1,5 +1,6 @@
 //! Sessions: opened and closed through the log, kept alive in the leader's memory.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openraft::Instant as _;
@@ -15,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Door, checked, expect_arm, new_id, status};
 use crate::core::{Core, Leadership};
-use crate::leases::Kept;
+use crate::leases::{Kept, Key};
 
 #[tonic::async_trait]
 impl Sessions for Door {
@@ -32,10 +33,13 @@ impl Sessions for Door {
         let session_id = request.into_inner().session_id;
         checked(check_id("session_id", &session_id))?;
         let response = match self.core.leadership() {
-            Leadership::Here { .. } => keep_alive_here(&self.core, &session_id).await?,
+            Leadership::Here { .. } => keep_alive_here(&self.core, &self.namespace, &session_id).await?,
             Leadership::There { address, .. } => {
                 let mut leader = self.core.peers.client(&address)?;
-                let request = self.core.peers.request(pb::PeerKeepAliveRequest { session_id });
+                let request = self
+                    .core
+                    .peers
+                    .request(pb::PeerKeepAliveRequest { session_id, namespace: self.namespace.to_string() });
                 let reply = leader.keep_alive(request).await?.into_inner();
                 reply.response.ok_or_else(|| status::unavailable("the leader's answer is empty"))?
             }
@@ -53,30 +57,40 @@ impl Sessions for Door {
 }
 
 /// Moves the deadline, if this node is a leader that a majority has heard lately: one cut off must not comfort anybody.
-pub(super) async fn keep_alive_here(core: &Core, session_id: &str) -> Result<KeepAliveResponse, Status> {
+pub(super) async fn keep_alive_here(
+    core: &Core,
+    namespace: &Arc<str>,
+    session_id: &str,
+) -> Result<KeepAliveResponse, Status> {
     let acked = core.raft.as_leader().ok().and_then(|leader| leader.last_quorum_acked());
     let limit = Duration::from_millis(core.settings.config.election_max_ms);
     let single = core.settings.members.len() == 1;
     if !single && acked.is_none_or(|at| at.elapsed() >= limit) {
         return Err(status::unavailable("this leader has not heard from a majority lately"));
     }
-    match core.leases.keep_alive(session_id, Instant::now()) {
-        Kept::For(ttl) => return Ok(kept(core, session_id, u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))),
+    match core.leases.keep_alive(&Key::new(namespace, session_id), Instant::now()) {
+        Kept::For(ttl) => {
+            if let Some(kept) = kept(core, namespace, session_id, u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)) {
+                return Ok(kept);
+            }
+        }
         Kept::Ending => return Err(status::unavailable("the session's deadline has passed and its end is on the way")),
         Kept::Unknown => {}
     }
     // Not in the table: ended, or so new that its deadline is not set yet, or this leader is so new that it has not
     // applied everything. Only a state that is up to date may say that a session has ended.
     core.reads.pass().await.map_err(|message| status::not_readable(&message, core.leader_hint()))?;
-    match core.replica.read(|view| view.rooms.sessions.get(session_id).map(|session| session.ttl_ms)) {
-        Some(ttl_ms) => Ok(kept(core, session_id, ttl_ms)),
+    let found =
+        core.replica.read_in(namespace, |view| view.rooms.sessions.get(session_id).map(|session| session.ttl_ms));
+    match found.flatten().and_then(|ttl_ms| kept(core, namespace, session_id, ttl_ms)) {
+        Some(kept) => Ok(kept),
         None => Err(Status::not_found(format!("session {session_id} has ended; open a new one"))),
     }
 }
 
 /// What the session still holds goes along with every keep-alive: that is how a worker learns of a cancelled task.
-fn kept(core: &Core, session_id: &str, ttl_ms: u64) -> KeepAliveResponse {
-    core.replica.read(|view| KeepAliveResponse {
+fn kept(core: &Core, namespace: &str, session_id: &str, ttl_ms: u64) -> Option<KeepAliveResponse> {
+    core.replica.read_in(namespace, |view| KeepAliveResponse {
         ttl_ms,
         held: (view.rooms.tasks.held_by_session(session_id))
             .map(|(task_id, token, fence_at_ms)| HeldAttempt { task_id: task_id.to_owned(), token, fence_at_ms })

@@ -5,6 +5,7 @@
 //! | `INVALID_ARGUMENT`, `NOT_FOUND`, `ALREADY_EXISTS`, `FAILED_PRECONDITION` | refused, nothing changed | `quorate-field` |
 //! | `ABORTED` | the token or epoch was superseded | `quorate-field` |
 //! | `RESOURCE_EXHAUSTED` | a limit; with `quorate-overload`, come again later | `quorate-rejected`, if a room said so |
+//! | `OUT_OF_RANGE` | a place in the history that is gone or to come | `quorate-field`, `quorate-oldest-rev` |
 //! | `UNAVAILABLE` + `quorate-no-effect` | certainly without effect: try again, perhaps elsewhere | `quorate-leader` |
 //! | `UNKNOWN` | may have taken effect, may still, or may never | `quorate-leader` |
 //! | `INTERNAL` | this node met a fault and is stopping | |
@@ -26,6 +27,9 @@ pub(crate) const NO_EFFECT_KEY: &str = "quorate-no-effect";
 pub(crate) const REJECTED_KEY: &str = "quorate-rejected";
 /// The limit is one of the moment.
 pub(crate) const OVERLOAD_KEY: &str = "quorate-overload";
+
+/// The oldest rev of the history that is kept.
+pub(crate) const OLDEST_REV_KEY: &str = "quorate-oldest-rev";
 
 const MAX_TEXT_BYTES: usize = 2_048;
 
@@ -57,6 +61,16 @@ pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Status {
 pub(crate) fn missing(field: &str, message: impl Into<String>) -> Status {
     let mut status = Status::not_found(clipped(&message.into()));
     insert(status.metadata_mut(), FIELD_KEY, clipped(field));
+    status
+}
+
+/// A place in the history that is not there: not yet, or, with the oldest one that is, not any more.
+pub(crate) fn out_of_range(message: impl Into<String>, oldest_rev: u64) -> Status {
+    let mut status = Status::out_of_range(clipped(&message.into()));
+    insert(status.metadata_mut(), FIELD_KEY, "from_rev");
+    if oldest_rev > 0 {
+        insert(status.metadata_mut(), OLDEST_REV_KEY, &oldest_rev.to_string());
+    }
     status
 }
 

@@ -254,7 +254,7 @@ impl Door {
         }
         loop {
             // Listening before looking: what becomes ready in between is not missed.
-            let listened = self.core.hub.listen(&request.agent_id, &self.capabilities(&request.agent_id));
+            let listened = self.hub().listen(&request.agent_id, &self.capabilities(&request.agent_id));
             let mut wakes: Vec<_> = listened.iter().map(|notify| Box::pin(notify.notified())).collect();
             wakes.iter_mut().for_each(|wake| {
                 wake.as_mut().enable();
@@ -279,7 +279,7 @@ impl Door {
                 return Err(status::unavailable("this node is stopping; nothing was claimed"));
             }
             if now >= deadline {
-                let rev = self.core.replica.read(|view| view.head.rev);
+                let rev = self.look(|view| view.head.rev);
                 return Ok(ClaimTasksResponse { rev, ..ClaimTasksResponse::default() });
             }
             let until = deadline.min(now + RECHECK);
@@ -288,13 +288,11 @@ impl Door {
     }
 
     fn capabilities(&self, agent_id: &str) -> Vec<String> {
-        self.core
-            .replica
-            .read(|view| view.rooms.agents.get(agent_id).map(|agent| agent.capabilities.clone()).unwrap_or_default())
+        self.look(|view| view.rooms.agents.get(agent_id).map(|agent| agent.capabilities.clone()).unwrap_or_default())
     }
 
     fn outlook(&self, request: &ClaimTasksRequest) -> Result<Outlook, Status> {
-        let looked: Result<Outlook, Fatal> = self.core.replica.read(|view| {
+        let looked: Result<Outlook, Fatal> = self.look(|view| {
             if let Some(id) = &request.request
                 && let Recorded::Answered(answer) = view.rooms.sessions.recorded(view.rows, id)?
             {

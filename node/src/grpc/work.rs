@@ -22,7 +22,7 @@ use crate::core::Core;
 use crate::hub::WorkNews;
 
 /// How often a stream makes sure that its node still leads.
-const LOOK_ROUND: Duration = Duration::from_millis(250);
+pub(super) const LOOK_ROUND: Duration = Duration::from_millis(250);
 
 /// What the agent holds when its stream begins: tasks and tokens.
 struct Held {
@@ -44,17 +44,15 @@ pub(super) async fn stand(
     }
     // Somebody else's call must not end the stream of the agent that stands.
     door.fresh().await?;
-    let is_ours = door
-        .core
-        .replica
-        .read(|view| view.rooms.agents.get(&request.agent_id).map(|agent| agent.session_id == request.session_id));
+    let is_ours =
+        door.look(|view| view.rooms.agents.get(&request.agent_id).map(|agent| agent.session_id == request.session_id));
     match is_ours {
         Some(true) => {}
         Some(false) => return Err(precondition(&request)),
         None => return Err(gone(&door, &request)),
     }
     // Listening before ordering: what is assigned in between is not missed.
-    let news = door.core.hub.stand(&request.agent_id, &request.session_id);
+    let news = door.hub().stand(&request.agent_id, &request.session_id);
     let order = StandingOrder { agent_id: request.agent_id.clone(), session_id: request.session_id.clone() };
     let body = door.propose(None, command::Body::StandingOrder(order)).await?;
     expect_arm!(StandingOrder, body)?;
@@ -62,11 +60,11 @@ pub(super) async fn stand(
 }
 
 fn stands(door: &Door, request: &WorkRequest) -> bool {
-    door.core.replica.read(|view| view.rooms.agents.get(&request.agent_id).is_some_and(|agent| agent.standing))
+    door.look(|view| view.rooms.agents.get(&request.agent_id).is_some_and(|agent| agent.standing))
 }
 
 /// Whether this node leads, and a majority has heard it lately.
-fn leads(core: &Core) -> bool {
+pub(super) fn leads(core: &Core) -> bool {
     let Ok(leader) = core.raft.as_leader() else { return false };
     let limit = Duration::from_millis(core.settings.config.election_max_ms * 2);
     core.settings.members.len() == 1 || leader.last_quorum_acked().is_some_and(|at| at.elapsed() < limit)
@@ -158,7 +156,7 @@ fn event(event: work_event::Event, rev: u64) -> WorkEvent {
 /// The agent is not this session's any more: it is nobody's, or somebody else's.
 fn gone(door: &Door, request: &WorkRequest) -> Status {
     let WorkRequest { agent_id, session_id } = request;
-    if door.core.replica.read(|view| view.rooms.agents.get(agent_id).is_some()) {
+    if door.look(|view| view.rooms.agents.get(agent_id).is_some()) {
         return status::missing("session_id", format!("agent {agent_id} does not belong to session {session_id}"));
     }
     status::missing("agent_id", format!("no agent {agent_id} is registered"))
@@ -175,7 +173,7 @@ fn precondition(request: &WorkRequest) -> Status {
 
 /// Everything the agent holds under its session; `None`: it is not that session's agent any more.
 fn held(door: &Door, request: &WorkRequest) -> Result<Option<Held>, Fatal> {
-    door.core.replica.read(|view| {
+    door.look(|view| {
         let agent = view.rooms.agents.get(&request.agent_id);
         let Some(agent) = agent.filter(|agent| agent.session_id == request.session_id) else { return Ok(None) };
         // Attempts under an earlier session of the agent end with that.
@@ -189,7 +187,7 @@ fn held(door: &Door, request: &WorkRequest) -> Result<Option<Held>, Fatal> {
 }
 
 fn assigned(door: &Door, task_id: &str, token: u64) -> Result<Option<(Task, u64)>, Fatal> {
-    door.core.replica.read(|view| {
+    door.look(|view| {
         let task = view.rooms.tasks.assigned(view.rows, task_id, token)?;
         Ok(task.map(|task| (task, view.head.rev)))
     })

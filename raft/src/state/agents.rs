@@ -21,7 +21,7 @@ use quorate_proto::v1::{
 
 use crate::effect::Effect;
 use crate::error::{Fatal, Outcome, exhausted, invalid, not_found, precondition};
-use crate::state::{Ctx, Out, Rooms, remove_from};
+use crate::state::{Ctx, Out, Rooms, check_quota, remove_from};
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows::{self, Rows};
 
@@ -191,13 +191,16 @@ pub fn register(
         None if rooms.agents.len() >= MAX_AGENTS => {
             return Err(exhausted("agent_id", format!("{MAX_AGENTS} agents are registered; remove some first")));
         }
-        None => Agent {
-            id: req.agent_id,
-            status: AgentStatus::Available as i32,
-            health_permille: FULL_HEALTH,
-            registered_at_ms: ctx.now_ms,
-            ..Agent::default()
-        },
+        None => {
+            check_quota("max_agents", rooms.quotas.max_agents, rooms.agents.len() as u64, 1)?;
+            Agent {
+                id: req.agent_id,
+                status: AgentStatus::Available as i32,
+                health_permille: FULL_HEALTH,
+                registered_at_ms: ctx.now_ms,
+                ..Agent::default()
+            }
+        }
     };
     if agent.session_id != req.session_id {
         agent.standing = false;

@@ -19,7 +19,7 @@ use quorate_proto::v1::{
 
 use crate::effect::Effect;
 use crate::error::{Fatal, Outcome, exhausted, invalid, not_found, reject};
-use crate::state::{Ctx, Out, Rooms, agents, check_id, tasks};
+use crate::state::{Ctx, Out, Rooms, agents, bus, check_id, check_quota, kv, locks, tasks};
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows::{self, Rows};
 
@@ -181,6 +181,9 @@ pub fn open(
     if !sessions.contains_key(&req.session_id) && sessions.len() >= MAX_SESSIONS {
         return Err(exhausted("session_id", format!("{MAX_SESSIONS} sessions are open; close some first")));
     }
+    if !sessions.contains_key(&req.session_id) {
+        check_quota("max_sessions", rooms.quotas.max_sessions, sessions.len() as u64, 1)?;
+    }
     let live = sessions
         .entry(req.session_id.clone())
         .or_insert_with(|| Live::new(Session { id: req.session_id, opened_at_ms: ctx.now_ms, ..Session::default() }));
@@ -245,6 +248,9 @@ pub fn expire(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, req: ExpireSe
 fn end(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, session_id: &str) -> Result<u64, Fatal> {
     let released = tasks::session_ended(rooms, out, ctx, session_id)?;
     agents::session_ended(rooms, out, ctx, session_id)?;
+    locks::session_ended(rooms, out, ctx, session_id)?;
+    bus::session_ended(rooms, out, ctx, session_id)?;
+    kv::session_ended(rooms, out, ctx, session_id)?;
     if let Some(live) = rooms.sessions.live.remove(session_id) {
         for sequence in live.answered {
             out.txn.delete(&request_key(session_id, sequence));

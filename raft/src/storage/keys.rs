@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | Head | `01` | — | `log.StateHead` |
 //! | Cluster | `02` | — | `v1.ClusterInfo` |
+//! | Namespace | `03` | name | `v1.Namespace` |
 //! | Session | `10` | session id | `v1.Session` |
 //! | Request | `11` | session id, sequence | `done_below` (8 bytes), then `log.Answer` |
 //! | Agent | `20` | agent id | `v1.Agent` |
@@ -23,6 +24,17 @@
 //! | Checkpoint | `3d` | u64::MAX - rev, project, epic, feature, milestone | `v1.Checkpoint` |
 //! | Sample | `3e` | the minute's beginning (ms) | `v1.Sample` |
 //! | ProgressTotals | `3f` | — | `v1.Sample`: the minute being filled, with counts of ended tasks |
+//! | Lock | `40` | name | `v1.Lock` |
+//! | Scope | `41` | id | `v1.ScopeLease` |
+//! | Subscription | `44` | name | `v1.Subscription` |
+//! | Message | `45` | seq | `v1.BusMessage` without its payload |
+//! | MessagePayload | `46` | seq | payload |
+//! | MessageRefs | `47` | seq | how many subscriptions keep it (8 bytes); no row: one |
+//! | Pending | `48` | subscription, seq | `v1.PendingDelivery` |
+//! | DeadMessage | `49` | subscription, seq | `v1.DeadMessage` |
+//! | MessageId | `4a` | message id | seq and when it is forgotten (8 bytes each) |
+//! | Consumer | `4b` | subscription, consumer id | `v1.Consumer` |
+//! | BusTotals | `4c` | — | `log.BusTotals` |
 //! | Limit | `50` | scope number, name | `v1.Limit` |
 //! | ShareWeight | `51` | share | `v1.ShareWeight` |
 //! | DispatchPolicy | `52` | — | `v1.DispatchPolicy` |
@@ -34,6 +46,17 @@
 //! | RetryProfile | `65` | name | `v1.RetryProfile` |
 //! | Schedule | `70` | schedule id | `v1.Schedule` |
 //! | ScheduleRun | `71` | schedule id, u64::MAX - rev | `v1.ScheduleRun` |
+//! | Kv | `80` | key | `v1.KvEntry`, the current one |
+//! | KvVersion | `81` | key, u64::MAX - version | `v1.KvEntry`, an earlier one or a removal |
+//! | KvPolicy | `82` | prefix | `v1.KvPolicy` |
+//! | KvTotals | `83` | — | `log.KvTotals` |
+//! | KvLease | `84` | session id, key | empty: it goes with the session |
+//! | KvExpiry | `85` | when (ms), key | empty: it goes then |
+//! | Chunk | `88` | BLAKE3 (32 bytes) | how many times it is referred to (8 bytes) |
+//!
+//! These are the keys of the default namespace, and of the cluster (tags below `08`). Those of another namespace begin with
+//! `08` and its number, and go on the same ([`crate::storage::space`]). The event history is a column family of its own:
+//! key rev and namespace number (8 bytes each), value `log.StoredEvents`.
 //!
 //! Text is followed by one zero byte (ids hold none), numbers are 8 bytes big endian: byte order is key order.
 
@@ -44,6 +67,7 @@
 pub enum Table {
     Head = 0x01,
     Cluster = 0x02,
+    Namespace = 0x03,
     Session = 0x10,
     Request = 0x11,
     Agent = 0x20,
@@ -63,6 +87,17 @@ pub enum Table {
     Checkpoint = 0x3d,
     Sample = 0x3e,
     ProgressTotals = 0x3f,
+    Lock = 0x40,
+    Scope = 0x41,
+    Subscription = 0x44,
+    Message = 0x45,
+    MessagePayload = 0x46,
+    MessageRefs = 0x47,
+    Pending = 0x48,
+    DeadMessage = 0x49,
+    MessageId = 0x4a,
+    Consumer = 0x4b,
+    BusTotals = 0x4c,
     Limit = 0x50,
     ShareWeight = 0x51,
     DispatchPolicy = 0x52,
@@ -74,6 +109,13 @@ pub enum Table {
     RetryProfile = 0x65,
     Schedule = 0x70,
     ScheduleRun = 0x71,
+    Kv = 0x80,
+    KvVersion = 0x81,
+    KvPolicy = 0x82,
+    KvTotals = 0x83,
+    KvLease = 0x84,
+    KvExpiry = 0x85,
+    Chunk = 0x88,
 }
 
 /// An encoded key, or the prefix of some.
@@ -84,6 +126,11 @@ impl Key {
     /// The prefix of a whole table.
     pub fn table(table: Table) -> Self {
         Key(vec![table as u8])
+    }
+
+    /// A key as it was read.
+    pub fn raw(bytes: &[u8]) -> Self {
+        Key(bytes.to_vec())
     }
 
     /// Adds a text part.
@@ -98,6 +145,13 @@ impl Key {
     #[must_use]
     pub fn number(mut self, part: u64) -> Self {
         self.0.extend_from_slice(&part.to_be_bytes());
+        self
+    }
+
+    /// Adds bytes of a fixed length, such as a hash.
+    #[must_use]
+    pub fn bytes(mut self, part: &[u8]) -> Self {
+        self.0.extend_from_slice(part);
         self
     }
 

@@ -9,5 +9,6 @@ pub mod keys;
 pub mod log_db;
 pub mod rows;
 pub mod snapshot;
+pub mod space;
 pub mod state_db;
 pub mod txn;

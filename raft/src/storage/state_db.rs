@@ -2,23 +2,31 @@
 //!
 //! Written without a write-ahead log: the Raft log is one already. After a crash the database is as it was at its last
 //! flush, head row included, and apply goes on from there. Every apply batch is one [`rocksdb::WriteBatch`].
+//!
+//! The event history is a column family of its own: it is written once and removed by the range, so it needs no filters
+//! and does not stand between rows that are read. Both are flushed as one (`atomic_flush`): without a write-ahead log, a
+//! crash must not leave rows without their events.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions, WriteBatch,
-    WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, DB, DBCompressionType, Direction, FlushOptions, IteratorMode, Options,
+    ReadOptions, WriteBatch, WriteOptions,
 };
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Fatal;
 use crate::storage::dir::DirHandle;
 use crate::storage::rows::{Rows, Visit};
+use crate::storage::txn::Writes;
+
+const ROWS: &str = "default";
+const EVENTS: &str = "events";
 
 const BLOCK_CACHE_BYTES: usize = 256 << 20;
 const WRITE_BUFFER_BYTES: usize = 64 << 20;
+const EVENT_BUFFER_BYTES: usize = 32 << 20;
 
 /// One open generation of the state.
 pub struct StateDb {
@@ -36,14 +44,18 @@ impl std::fmt::Debug for StateDb {
 impl StateDb {
     /// Opens or creates the database in `path`.
     pub fn open(path: &Path) -> Result<Self, Fatal> {
-        Ok(StateDb { db: DB::open(&options(), path)?, dir: DirHandle::new(path.to_owned()) })
+        let families = [(ROWS, options()), (EVENTS, event_options())];
+        let db = DB::open_cf_with_opts(&options(), path, families)?;
+        Ok(StateDb { db, dir: DirHandle::new(path.to_owned()) })
     }
 
     /// Opens without the right to write: to look into a snapshot.
     pub fn open_read_only(path: &Path) -> Result<Self, Fatal> {
         let mut options = options();
         options.create_if_missing(false);
-        Ok(StateDb { db: DB::open_for_read_only(&options, path, false)?, dir: DirHandle::new(path.to_owned()) })
+        options.create_missing_column_families(false);
+        let db = DB::open_cf_for_read_only(&options, path, [ROWS, EVENTS], false)?;
+        Ok(StateDb { db, dir: DirHandle::new(path.to_owned()) })
     }
 
     /// Where it lies.
@@ -57,17 +69,65 @@ impl StateDb {
     }
 
     /// Writes one apply batch.
-    pub fn write(&self, writes: BTreeMap<Vec<u8>, Option<Bytes>>) -> Result<(), Fatal> {
+    pub fn write(&self, writes: Writes) -> Result<(), Fatal> {
+        let events = self.events()?;
         let mut batch = WriteBatch::default();
-        for (key, value) in writes {
+        for (key, value) in writes.rows {
             match value {
                 Some(value) => batch.put(key, value),
                 None => batch.delete(key),
             }
         }
+        for ((rev, space), value) in writes.events {
+            batch.put_cf(events, [rev.to_be_bytes(), space.to_be_bytes()].as_flattened(), value);
+        }
+        if let Some(through_rev) = writes.events_gone {
+            batch.delete_range_cf(events, 0_u64.to_be_bytes(), through_rev.saturating_add(1).to_be_bytes());
+        }
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        Ok(self.db.write_opt(batch, &unlogged)?)
+        self.db.write_opt(batch, &unlogged)?;
+        if let Some(through_rev) = writes.events_gone {
+            // Whole files that are gone give their space back now, not when they happen to be compacted.
+            self.db.delete_file_in_range_cf(events, 0_u64.to_be_bytes(), through_rev.to_be_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// The event history from `from_rev` on, by rev, until `visit` returns `false`.
+    pub fn scan_events(
+        &self,
+        from_rev: u64,
+        visit: &mut dyn FnMut(u64, &[u8]) -> Result<bool, Fatal>,
+    ) -> Result<(), Fatal> {
+        let mut read = ReadOptions::default();
+        read.fill_cache(false);
+        let from = from_rev.to_be_bytes();
+        let rows = self.db.iterator_cf_opt(self.events()?, read, IteratorMode::From(&from, Direction::Forward));
+        for item in rows {
+            let (key, value) = item?;
+            let (rev, _space) = (key.split_first_chunk::<8>())
+                .ok_or_else(|| Fatal::Corrupt(format!("not a key of the event history: {key:?}")))?;
+            if !visit(u64::from_be_bytes(*rev), &value)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// About how many bytes the event history takes on disk and in write buffers.
+    pub fn events_bytes(&self) -> Result<u64, Fatal> {
+        let events = self.events()?;
+        let sizes = ["rocksdb.estimate-live-data-size", "rocksdb.size-all-mem-tables"];
+        let mut bytes = 0;
+        for name in sizes {
+            bytes += self.db.property_int_value_cf(events, name)?.unwrap_or_default();
+        }
+        Ok(bytes)
+    }
+
+    fn events(&self) -> Result<&ColumnFamily, Fatal> {
+        self.db.cf_handle(EVENTS).ok_or_else(|| Fatal::Corrupt("the state has no event history".to_owned()))
     }
 
     /// Flushes, then links every file into the new directory `target`.
@@ -77,7 +137,8 @@ impl StateDb {
 
     /// Makes everything written so far durable.
     pub fn flush(&self) -> Result<(), Fatal> {
-        Ok(self.db.flush()?)
+        let rows = self.db.cf_handle(ROWS).ok_or_else(|| Fatal::Corrupt("the state has no rows".to_owned()))?;
+        Ok(self.db.flush_cfs_opt(&[rows, self.events()?], &FlushOptions::default())?)
     }
 
     /// Bytes on disk and in write buffers, as RocksDB estimates them.
@@ -139,11 +200,21 @@ fn options() -> Options {
     table.set_format_version(5);
     let mut options = Options::default();
     options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_atomic_flush(true);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_block_based_table_factory(&table);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
     options.set_max_open_files(512);
     options.set_keep_log_file_num(2);
     options.set_max_background_jobs(2);
+    options
+}
+
+/// Written in order, read in order, removed by the range: no filter and a small buffer.
+fn event_options() -> Options {
+    let mut options = Options::default();
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(EVENT_BUFFER_BYTES);
     options
 }

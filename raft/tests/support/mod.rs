@@ -8,15 +8,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use prost::Message;
 use quorate_proto::v1::{
-    Agent, AgentStatus, Attempt, AttemptOutcome, Breaker, BreakerState, Limit, LimitScope, Review, StatusCounts, Task,
+    Agent, AgentStatus, Attempt, AttemptOutcome, Breaker, BreakerState, EventKind, Limit, LimitScope, Review, StatusCounts, Task,
     TaskSpec, TaskStatsResponse, TaskStatus,
 };
 use quorate_raft::apply::Machine;
 use quorate_raft::effect::Effect;
+use quorate_raft::history;
 use quorate_raft::state::breakers::{self, Admission};
-use quorate_raft::state::{Rooms, tasks as tasks_room};
+use quorate_raft::state::namespaces::Namespaces;
+use quorate_raft::state::tasks as tasks_room;
 use quorate_raft::storage::keys::{Key, Table};
 use quorate_raft::storage::rows::{self, MemoryRows};
 
@@ -55,7 +58,7 @@ pub(crate) fn ended_well(status: TaskStatus) -> bool {
 
 /// Whether a tick would have something to do.
 pub(crate) fn is_due(machine: &Machine) -> bool {
-    machine.rooms.next_due_ms().is_some_and(|at_ms| at_ms <= machine.head.now_ms)
+    machine.rooms().next_due_ms().is_some_and(|at_ms| at_ms <= machine.head.now_ms)
 }
 
 /// Every row of a table.
@@ -102,8 +105,31 @@ pub(crate) fn without_requests(rows: &MemoryRows) -> MemoryRows {
 
 /// The indexes are those that a start would build.
 pub(crate) fn check_indexes(machine: &Machine) {
-    let rebuilt = Rooms::rebuild(&machine.rows).expect("rows that can be read");
-    assert_eq!(rebuilt, machine.rooms, "indexes differ from the rows");
+    let rebuilt = Namespaces::rebuild(&machine.rows).expect("rows that can be read");
+    assert_eq!(rebuilt, machine.namespaces, "indexes differ from the rows");
+}
+
+/// The event history of the default namespace, applied to nothing, gives its objects; nothing in it is out of order.
+pub(crate) fn check_history(machine: &Machine) {
+    let mut replayed: BTreeMap<(String, String), Bytes> = BTreeMap::new();
+    for ((rev, _), row) in machine.events.iter().filter(|((_, namespace), _)| *namespace == 0) {
+        let stored = history::decode(row).expect("a row of the history");
+        let mut seen = BTreeSet::new();
+        for event in stored.events {
+            assert_eq!(event.rev, *rev);
+            let object = (event.room.clone(), event.key.clone());
+            assert!(seen.insert(object.clone()), "two events of one object at rev {rev}: {object:?}");
+            match event.kind() {
+                EventKind::Put => replayed.insert(object, event.value),
+                EventKind::Delete => replayed.remove(&object),
+                EventKind::Unspecified => panic!("an event of no kind: {event:?}"),
+            };
+        }
+    }
+    let objects = history::objects(&machine.rows).expect("rows that can be read");
+    let objects: BTreeMap<(String, String), Bytes> =
+        objects.into_iter().map(|((room, key), value)| ((room.to_owned(), key), value)).collect();
+    assert_eq!(replayed, objects, "the history does not give the objects");
 }
 
 pub(crate) fn spec(task: &Task) -> &TaskSpec {
@@ -179,7 +205,7 @@ impl<'a> View<'a> {
     }
 
     fn check_places(&self) {
-        let room = &self.machine.rooms.tasks;
+        let room = &self.machine.rooms().tasks;
         assert_eq!(room.live(), self.live().count());
         let mut held: BTreeMap<&str, usize> = BTreeMap::new();
         for task in self.tasks.values() {
@@ -246,7 +272,7 @@ impl<'a> View<'a> {
             assert!(soft || spawned || hard(task).any(|id| id == dependency), "{waiting} never named {dependency}");
         }
         for task in self.live() {
-            let found = self.machine.rooms.tasks.open_dependencies(task);
+            let found = self.machine.rooms().tasks.open_dependencies(task);
             let found: BTreeSet<&str> = found.iter().map(String::as_str).collect();
             let rows = open.remove(task.id.as_str()).unwrap_or_default();
             assert_eq!(found, rows, "{task:?}");
@@ -264,7 +290,7 @@ impl<'a> View<'a> {
             }
             unaided += u64::from(status == TaskStatus::Completed && !task.touched);
         }
-        let (tasks, progress) = (&self.machine.rooms.tasks, &self.machine.rooms.progress);
+        let (tasks, progress) = (&self.machine.rooms().tasks, &self.machine.rooms().progress);
         assert_eq!(of_stats(&tasks.stats()), all, "counts of the tasks");
         assert_eq!(of_counts(Some(progress.totals())), all, "totals of the progress");
         assert_eq!(progress.completed_unaided(), unaided, "completed unaided");
@@ -332,8 +358,8 @@ impl<'a> View<'a> {
 
     /// A claim finds work exactly if there is some; and no task waits beside an agent that stands ready for it.
     fn check_idle(&self) {
-        let (rooms, now_ms) = (&self.machine.rooms, self.machine.head.now_ms);
-        let settled = !is_due(self.machine) && !self.machine.effects.contains(&Effect::WorkLeft);
+        let (rooms, now_ms) = (self.machine.rooms(), self.machine.head.now_ms);
+        let settled = !is_due(self.machine) && !self.machine.effects().any(|effect| *effect == Effect::WorkLeft);
         for agent in &self.agents {
             let mut ready = self.tasks.values().filter(|task| task.status() == TaskStatus::Ready);
             let could = ready.find(|task| self.may_take(agent, task));
@@ -364,7 +390,7 @@ impl<'a> View<'a> {
         let own = breakers::agent_breaker(&agent.id);
         let now_ms = self.machine.head.now_ms;
         let admits =
-            |name: &String| !matches!(self.machine.rooms.breakers.admission(name, now_ms), Admission::No { .. });
+            |name: &String| !matches!(self.machine.rooms().breakers.admission(name, now_ms), Admission::No { .. });
         free && fits && room && spec.uses.iter().chain([&own]).all(admits)
     }
 }

@@ -84,7 +84,7 @@ pub(crate) fn show(body: &answer::Body) -> Option<String> {
 
 /// What a line that is no command reads.
 pub(crate) fn read(machine: &Machine, now_ms: u64, line: &Line<'_>) -> Option<String> {
-    let breakers = &machine.rooms.breakers;
+    let breakers = &machine.rooms().breakers;
     let name = line.id();
     Some(match line.verb {
         "breaker" => breakers.get(&name).map_or("none".to_owned(), breaker),
@@ -99,7 +99,7 @@ pub(crate) fn read(machine: &Machine, now_ms: u64, line: &Line<'_>) -> Option<St
             Admission::No { retry_at_ms } => format!("no, ask at {retry_at_ms}"),
         },
         "breaker_news" => {
-            let told = machine.effects.iter().filter_map(|effect| match effect {
+            let told = machine.effects().filter_map(|effect| match effect {
                 Effect::BreakerChanged { name, state: to, .. } => Some(format!("{name} {}", state(*to))),
                 _ => None,
             });

@@ -61,7 +61,7 @@ pub(crate) fn show(body: &answer::Body) -> Option<String> {
 
 /// What a reading verb says.
 pub(crate) fn read(machine: &Machine, _now_ms: u64, line: &Line<'_>) -> Option<String> {
-    let dispatch = &machine.rooms.dispatch;
+    let dispatch = &machine.rooms().dispatch;
     Some(match line.verb {
         "limits" => joined(dispatch.limits().map(show_limit).collect()),
         "shares" => joined(dispatch.weights().map(|(name, weight)| format!("{name} weight={weight}")).collect()),
@@ -73,7 +73,7 @@ pub(crate) fn read(machine: &Machine, _now_ms: u64, line: &Line<'_>) -> Option<S
             format!("{agent_type} by={} matched={:?} tried={}", routed.by, routed.matched, routed.tried.join(","))
         }
         "woken" => {
-            let woken = machine.effects.contains(&Effect::LimitsChanged);
+            let woken = machine.effects().any(|effect| *effect == Effect::LimitsChanged);
             (if woken { "yes" } else { "no" }).to_owned()
         }
         _ => return None,

@@ -20,7 +20,7 @@ pub(crate) fn show(_body: &answer::Body) -> Option<String> {
 }
 
 pub(crate) fn read(machine: &Machine, _now_ms: u64, line: &Line<'_>) -> Option<String> {
-    let (progress, rows) = (&machine.rooms.progress, &machine.rows);
+    let (progress, rows) = (&machine.rooms().progress, &machine.rows);
     let limit = line.small("limit", 100) as usize;
     match line.verb {
         "projects" => Some(lines(show_projects(progress, &line.id()))),

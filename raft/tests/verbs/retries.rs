@@ -42,7 +42,7 @@ pub(crate) fn show(body: &answer::Body) -> Option<String> {
 }
 
 pub(crate) fn read(machine: &Machine, _now_ms: u64, line: &Line<'_>) -> Option<String> {
-    let retries = &machine.rooms.retries;
+    let retries = &machine.rooms().retries;
     match line.verb {
         "retry" => Some(retries.get(&line.id()).map_or("none".to_owned(), |policy| show_policy(&policy))),
         "retries" => Some(retries.list().iter().map(show_profile).collect::<Vec<_>>().join("\n")),

@@ -66,7 +66,7 @@ pub(crate) fn show(body: &answer::Body) -> Option<String> {
 
 /// A read.
 pub(crate) fn read(machine: &Machine, now_ms: u64, line: &Line<'_>) -> Option<String> {
-    let (schedules, rows) = (&machine.rooms.schedules, &machine.rows);
+    let (schedules, rows) = (&machine.rooms().schedules, &machine.rows);
     let id = line.id();
     let limit = usize::try_from(line.number("limit", 100)).unwrap();
     Some(match line.verb {
@@ -79,12 +79,12 @@ pub(crate) fn read(machine: &Machine, now_ms: u64, line: &Line<'_>) -> Option<St
         "next_tick" => schedules.next_tick_ms().map_or("never".to_owned(), |tick_ms| tick_ms.to_string()),
         "due_schedules" => words(schedules.due(now_ms, limit).into_iter().map(|schedule| schedule.id.clone()), " "),
         "labels" => {
-            let task = machine.rooms.tasks.get(rows, &id).unwrap().unwrap_or_default();
+            let task = machine.rooms().tasks.get(rows, &id).unwrap().unwrap_or_default();
             let spec = task.spec.unwrap_or_default();
             let labels = words(spec.labels.iter().map(|label| format!("{}={}", label.key, label.value)), " ");
             format!("{labels} after={} timeout={}", spec.soft_dependencies.join(","), spec.attempt_timeout_ms)
         }
-        "fired" => words(machine.effects.iter().filter_map(show_effect), " "),
+        "fired" => words(machine.effects().filter_map(show_effect), " "),
         _ => return None,
     })
 }

@@ -60,7 +60,7 @@ pub(crate) fn show(body: &answer::Body) -> Option<String> {
 
 /// What a line asks of the state.
 pub(crate) fn read(machine: &Machine, _now_ms: u64, line: &Line<'_>) -> Option<String> {
-    let (rooms, rows) = (&machine.rooms, &machine.rows);
+    let (rooms, rows) = (machine.rooms(), &machine.rows);
     let id = line.id();
     Some(match line.verb {
         "deadlocks" => {
@@ -73,7 +73,7 @@ pub(crate) fn read(machine: &Machine, _now_ms: u64, line: &Line<'_>) -> Option<S
             joined(reasons.iter().map(|reason| format!("{}: {}", reason.code, reason.message)), "\n")
         }
         "pushed" => {
-            let told = machine.effects.iter().filter_map(|effect| match effect {
+            let told = machine.effects().filter_map(|effect| match effect {
                 Effect::Assigned { agent_id, task_id, .. } => Some(format!("{task_id}>{agent_id}")),
                 Effect::Revoked { agent_id, task_id, grace_ms, .. } => {
                     Some(format!("{task_id}<{agent_id} grace={grace_ms}"))
@@ -93,7 +93,7 @@ pub(crate) fn read(machine: &Machine, _now_ms: u64, line: &Line<'_>) -> Option<S
 }
 
 fn listed(machine: &Machine, req: ListTasksRequest) -> String {
-    let (tasks, _) = machine.rooms.tasks.list(&machine.rows, &req).expect("a page");
+    let (tasks, _) = machine.rooms().tasks.list(&machine.rows, &req).expect("a page");
     joined(tasks.into_iter().map(|task| task.id), " ")
 }
 

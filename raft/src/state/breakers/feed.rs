@@ -155,7 +155,7 @@ mod tests {
             let mut txn = Txn::new(&self.rows, 0);
             let done = step(&mut self.rooms, &mut Out { txn: &mut txn, effects: &mut self.effects }, &ctx);
             self.writes = txn.write_count();
-            for (key, value) in txn.into_writes() {
+            for (key, value) in txn.into_writes().rows {
                 match value {
                     Some(value) => self.rows.0.insert(key, value),
                     None => self.rows.0.remove(&key),

@@ -23,7 +23,7 @@ impl Fleet {
         let ctx = Ctx { now_ms: self.now_ms, rev: self.rev, entropy: 7 };
         let mut txn = Txn::new(&self.rows, 0);
         write(&mut self.rooms, &mut Out { txn: &mut txn, effects: &mut Vec::new() }, &ctx);
-        for (key, value) in txn.into_writes() {
+        for (key, value) in txn.into_writes().rows {
             match value {
                 Some(value) => self.rows.0.insert(key, value),
                 None => self.rows.0.remove(&key),

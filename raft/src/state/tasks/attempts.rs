@@ -9,7 +9,7 @@ use quorate_proto::v1::{Agent, Attempt, AttemptOutcome, Claim, FinishTaskRequest
 use crate::error::Fatal;
 use crate::state::breakers::{self, Verdict};
 use crate::state::retries::policy as retry;
-use crate::state::{Ctx, Out, Rooms, progress};
+use crate::state::{Ctx, Out, Rooms, locks, progress};
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows::{self, Rows};
 
@@ -95,6 +95,7 @@ pub(super) fn end(
     attempt.cancel_acknowledged = ending.acknowledged;
     out.txn.put(&key(&task.id, claim.attempt), &attempt);
     progress::attempt_ended(rooms, out, ctx);
+    locks::attempt_ended(rooms, out, ctx, &task.id, claim.token)?;
     Ok(())
 }
 

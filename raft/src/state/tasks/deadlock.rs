@@ -8,6 +8,7 @@ use quorate_proto::v1::{Deadlock, ResolveDeadlocksRequest, ResolveDeadlocksRespo
 
 use super::moves::{self, Next};
 use super::{Tasks, cycle, load_live, queue};
+use crate::effect::Effect;
 use crate::error::{Fatal, Outcome, invalid};
 use crate::state::{Ctx, Out, Rooms};
 use crate::storage::rows::Rows;
@@ -64,6 +65,8 @@ pub fn resolve_deadlocks(
         let path: Vec<String> = deadlock.task_ids.iter().chain(deadlock.task_ids.first()).cloned().collect();
         task.error = format!("deadlock: {}", cycle::shown(&path));
         moves::move_to(rooms, out, ctx, &mut task, Next::Ended(TaskStatus::Skipped))?;
+        let (victim, task_ids) = (deadlock.victim.clone(), deadlock.task_ids.clone());
+        out.effects.push(Effect::DeadlockResolved { victim, task_ids });
         resolved.push(deadlock);
     }
     Ok(ResolveDeadlocksResponse { resolved, rev: ctx.rev })

@@ -61,6 +61,7 @@ fn expire(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task_id: &str) ->
         attempts::end(rooms, out, ctx, &task, claim, Ending::classed(AttemptOutcome::TimedOut, &error, TIMEOUT))?;
         revoke(out, &task, &error);
     }
+    out.effects.push(Effect::TaskTimedOut { task_id: task.id.clone(), token: 0 });
     moves::move_to(rooms, out, ctx, &mut task, Next::Ended(TaskStatus::TimedOut))?;
     match claim {
         Some(claim) => agents::give_back(rooms, out, ctx, &claim.agent_id, 1),
@@ -81,6 +82,7 @@ fn fence_or_time_out(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task_i
     let ending = Ending::classed(AttemptOutcome::TimedOut, &task.error, TIMEOUT);
     attempts::end(rooms, out, ctx, &task, &claim, ending)?;
     revoke(out, &task, &task.error);
+    out.effects.push(Effect::TaskTimedOut { task_id: task.id.clone(), token: claim.token });
     task.failures += 1;
     let next = finish::after_failure(&task, ctx, TaskStatus::TimedOut);
     moves::move_to(rooms, out, ctx, &mut task, next)?;

@@ -72,6 +72,7 @@ pub use self::history::{DEFAULT_PAGE, MAX_EXAMINED, MAX_PAGE};
 pub use self::moves::may_move;
 pub use self::plan::{MAX_CHILDREN, MAX_DEPENDENTS, MAX_DEPTH, MAX_SUBMIT};
 pub use self::push::{settle, standing_order};
+pub use self::read::holds;
 pub use self::queue::{DEFAULT_PRIORITY, MAX_PRIORITY, MAX_SETS};
 pub use self::read::claimable;
 pub use self::release::{deregister_agent, session_ended};

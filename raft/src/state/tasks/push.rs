@@ -26,12 +26,12 @@ pub fn standing_order(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, req: 
     Ok(Done {})
 }
 
-/// What every command ends with: others hear of what ended, and what can start does. `effects` are its own.
-pub fn settle(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, effects: usize, is_tick: bool) -> Result<(), Fatal> {
+/// What every command ends with: others hear of what ended, and what can start does. `out.effects` are its own.
+pub fn settle(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, is_tick: bool) -> Result<(), Fatal> {
     if !rooms.tasks.aftermath.is_empty() {
         aftermath::tell(rooms, out, ctx)?;
     }
-    if is_tick || out.effects.iter().skip(effects).any(Effect::lets_work_start) {
+    if is_tick || out.effects.iter().any(Effect::lets_work_start) {
         push(rooms, out, ctx)?;
     }
     Ok(())

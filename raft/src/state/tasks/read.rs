@@ -17,6 +17,11 @@ const MAX_RECENT: usize = 20;
 /// How many of its attempts that looks at: a task tried often appears once.
 const MAX_RECENT_EXAMINED: usize = 1_000;
 
+/// Whether the attempt of this token is the task's now.
+pub fn holds(rows: &dyn Rows, task_id: &str, token: u64) -> Result<bool, Fatal> {
+    Ok(load(rows, task_id)?.is_some_and(|task| task.claim.is_some_and(|claim| claim.token == token)))
+}
+
 impl Tasks {
     /// One task, live or ended, with its payload, description and result.
     pub fn get(&self, rows: &dyn Rows, task_id: &str) -> Result<Option<Task>, Fatal> {
@@ -32,6 +37,12 @@ impl Tasks {
     pub fn assigned(&self, rows: &dyn Rows, task_id: &str, token: u64) -> Result<Option<Task>, Fatal> {
         let held = |task: &Task| task.claim.as_ref().is_some_and(|claim| claim.token == token);
         load(rows, task_id)?.filter(held).map(|task| body::with_body(rows, task)).transpose()
+    }
+
+    /// Every live task, however it stands.
+    pub fn live_count(&self) -> u64 {
+        use TaskStatus::{Blocked, InProgress, Pending, Ready, Reported};
+        [Pending, Ready, Blocked, InProgress, Reported].into_iter().map(|status| self.count_of(status)).sum()
     }
 
     /// The attempts the agent holds, as task and token, oldest first.

@@ -9,7 +9,7 @@ use super::moves::{self, Next};
 use super::plan::{self, First, MAX_SUBMIT, Plan, Planned};
 use super::{check, child_key, corrupt, idempotency_key, live_key, load, load_live};
 use crate::error::{Fatal, Outcome, invalid};
-use crate::state::{Ctx, Out, Rooms};
+use crate::state::{Ctx, Out, Rooms, check_quota};
 
 /// Creates tasks.
 pub fn submit(
@@ -29,6 +29,8 @@ pub fn submit(
         routed.push(by);
     }
     let plan = plan::plan(rooms, &*out.txn, ctx, &req, specs)?;
+    let new = plan.tasks.iter().filter(|planned| matches!(planned, Planned::New { .. })).count() as u64;
+    check_quota("max_live_tasks", rooms.quotas.max_live_tasks, rooms.tasks.live_count(), new)?;
     let submitted = write(rooms, out, ctx, plan, &routed)?;
     Ok(SubmitTasksResponse { tasks: submitted, rev: ctx.rev })
 }

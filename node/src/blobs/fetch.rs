@@ -1,0 +1,212 @@
+//! A chunk from whoever has it, and a blob on its way out.
+//!
+//! What had to be fetched from another member stays here, if there is room: this node should have had it.
+//!
+//! Invariant: at most one chunk of each reader is in memory.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::Stream;
+use quorate_proto::v1::{BlobRef, GetBlobRequest, GetBlobResponse};
+use quorate_raft::state::blobs::CHUNK_BYTES;
+use tonic::Status;
+
+use super::store::DiskError;
+use super::{Blobs, ChunkHash, checked, chunk_hash, of_disk, shown};
+use crate::grpc::status;
+
+/// The most that one message of an answer brings.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// How a chunk that is not here was looked for elsewhere.
+pub(super) enum Fetched {
+    /// It is here now.
+    Kept(Bytes),
+    /// It was found, and this disk has no room for it.
+    NoRoom(Bytes),
+    /// None of the members that answered has it, and so many did.
+    Nowhere {
+        /// Members that answered.
+        answered: usize,
+    },
+}
+
+impl Blobs {
+    /// The blob, or the part of it that is asked for, from its beginning on.
+    pub(crate) fn get(
+        self: &Arc<Self>,
+        request: &GetBlobRequest,
+    ) -> Result<impl Stream<Item = Result<GetBlobResponse, Status>> + Send + use<>, Status> {
+        let Some(blob) = &request.blob else { return Err(status::invalid("blob", "blob must be set")) };
+        checked(blob)?;
+        let parts = parts(blob, request.offset, request.length)?;
+        Ok(stream(self.clone(), parts))
+    }
+
+    /// A chunk's content, from here or from another member; `None`: no member that can be reached has it.
+    pub(super) async fn obtain(&self, chunk: ChunkHash) -> Result<Option<Bytes>, Status> {
+        let here = self.on_disk(move |store| store.read(&chunk)).await.map_err(|error| of_disk(&error))?;
+        if here.is_some() {
+            return Ok(here);
+        }
+        match self.fetch(chunk).await {
+            Ok(Fetched::Kept(content) | Fetched::NoRoom(content)) => Ok(Some(content)),
+            Ok(Fetched::Nowhere { .. }) => Ok(None),
+            Err(error) => Err(of_disk(&error)),
+        }
+    }
+
+    /// Asks the other members for a chunk, one after another, and keeps it here.
+    pub(super) async fn fetch(&self, chunk: ChunkHash) -> Result<Fetched, DiskError> {
+        let mut answered = 0;
+        for member in self.others.members() {
+            let content = match self.others.fetch(member, chunk).await {
+                Ok(Some(content)) => content,
+                Ok(None) => {
+                    answered += 1;
+                    continue;
+                }
+                Err(reason) => {
+                    tracing::debug!(reason, "a member could not be asked for a chunk");
+                    continue;
+                }
+            };
+            let arrived = content.clone();
+            match self.on_disk(move |store| store.admit(&chunk, &arrived)).await {
+                Ok(true) => return Ok(Fetched::Kept(content)),
+                // Content is checked before room is looked for.
+                Err(DiskError::Full) => return Ok(Fetched::NoRoom(content)),
+                Ok(false) => tracing::error!(chunk = shown(&chunk), "a member gave something else than was asked for"),
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(Fetched::Nowhere { answered })
+    }
+
+    async fn read(&self, part: &Part) -> Result<Bytes, Status> {
+        let Some(content) = self.obtain(part.chunk).await? else {
+            let message = format!("no node that can be reached has chunk {} of the blob", shown(&part.chunk));
+            return Err(status::missing("blob", message));
+        };
+        if content.len() != part.chunk_bytes {
+            let (chunk, wanted) = (shown(&part.chunk), part.chunk_bytes);
+            let message = format!("blob must be what Put returned: chunk {chunk} is not of {wanted} bytes");
+            return Err(status::invalid("blob", message));
+        }
+        Ok(content.slice(part.range.clone()))
+    }
+}
+
+/// What is wanted of one chunk.
+#[derive(Debug, PartialEq)]
+struct Part {
+    chunk: ChunkHash,
+    /// How long the whole chunk must be.
+    chunk_bytes: usize,
+    range: Range<usize>,
+}
+
+/// Divides a part of a blob by its chunks. A length of 0 is all that follows the offset.
+fn parts(blob: &BlobRef, offset: u64, length: u64) -> Result<Vec<Part>, Status> {
+    let size = blob.size_bytes;
+    if offset >= size {
+        return Err(status::invalid("offset", format!("offset must be below the blob's size, {size}; got {offset}")));
+    }
+    if length > size - offset {
+        let message = format!("length must be at most {} from offset {offset} on; got {length}", size - offset);
+        return Err(status::invalid("length", message));
+    }
+    let end = if length == 0 { size } else { offset + length };
+    let mut parts = Vec::new();
+    for (begin, chunk) in (0..size).step_by(CHUNK_BYTES as usize).zip(&blob.chunks) {
+        let chunk_end = size.min(begin + CHUNK_BYTES);
+        let (from, to) = (offset.max(begin), end.min(chunk_end));
+        if from < to {
+            let range = (from - begin) as usize..(to - begin) as usize;
+            parts.push(Part { chunk: chunk_hash(chunk)?, chunk_bytes: (chunk_end - begin) as usize, range });
+        }
+    }
+    Ok(parts)
+}
+
+fn stream(blobs: Arc<Blobs>, parts: Vec<Part>) -> impl Stream<Item = Result<GetBlobResponse, Status>> + Send {
+    async_stream::try_stream! {
+        for part in parts {
+            let mut content = blobs.read(&part).await?;
+            while !content.is_empty() {
+                let data = content.split_to(content.len().min(PIECE_BYTES));
+                yield GetBlobResponse { data };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt;
+    use tonic::Code;
+
+    use super::*;
+    use crate::blobs::CHUNK;
+    use crate::blobs::testing::blobs;
+
+    /// Stores content on a node that is alone.
+    async fn put(blobs: &Blobs, content: &[u8]) -> BlobRef {
+        let mut blob = BlobRef {
+            hash: Bytes::copy_from_slice(blake3::hash(content).as_bytes()),
+            size_bytes: content.len() as u64,
+            chunks: Vec::new(),
+        };
+        for chunk in content.chunks(CHUNK) {
+            let hash = ChunkHash::from(blake3::hash(chunk));
+            blobs.spread(hash, Bytes::copy_from_slice(chunk)).await.unwrap();
+            blob.chunks.push(Bytes::copy_from_slice(&hash));
+        }
+        blob
+    }
+
+    async fn get(blobs: &Arc<Blobs>, blob: &BlobRef, offset: u64, length: u64) -> Result<Vec<u8>, Status> {
+        let request = GetBlobRequest { blob: Some(blob.clone()), offset, length };
+        let pieces: Vec<GetBlobResponse> = blobs.get(&request)?.try_collect().await?;
+        assert!(pieces.iter().all(|piece| (1..=PIECE_BYTES).contains(&piece.data.len())));
+        Ok(pieces.iter().flat_map(|piece| piece.data.to_vec()).collect())
+    }
+
+    #[tokio::test]
+    async fn any_part_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = blobs(dir.path(), 1);
+        let content: Vec<u8> = (0..CHUNK * 2 + 5).map(|at| (at % 251) as u8).collect();
+        let blob = put(&blobs, &content).await;
+        let (chunk, size) = (CHUNK as u64, content.len() as u64);
+        for (offset, length) in [(0, 0), (0, 1), (chunk - 1, 2), (chunk, chunk), (1, size - 1), (size - 1, 1), (5, 0)] {
+            let end = if length == 0 { size } else { offset + length };
+            let wanted = &content[offset as usize..end as usize];
+            assert!(get(&blobs, &blob, offset, length).await.unwrap() == wanted, "{length} bytes from {offset} on");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_beyond_the_end_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = blobs(dir.path(), 1);
+        let blob = put(&blobs, b"12345").await;
+        for (offset, length) in [(5, 0), (6, 1), (4, 2), (1, u64::MAX)] {
+            let refused = get(&blobs, &blob, offset, length).await.unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument, "{length} bytes from {offset} on");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_has_is_not_found_and_a_false_size_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = blobs(dir.path(), 1);
+        let blob = put(&blobs, b"12345").await;
+        let longer = BlobRef { size_bytes: 6, ..blob.clone() };
+        assert_eq!(get(&blobs, &longer, 0, 0).await.unwrap_err().code(), Code::InvalidArgument);
+        let other = BlobRef { chunks: vec![Bytes::from(vec![7; 32])], ..blob };
+        assert_eq!(get(&blobs, &other, 0, 0).await.unwrap_err().code(), Code::NotFound);
+    }
+}
