@@ -69,6 +69,11 @@ impl Witness {
         Self { name: name.into(), request, seen, task }
     }
 
+    /// What it is called in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Everything up to this rev has been told.
     pub fn through(&self) -> u64 {
         self.seen().through
@@ -113,7 +118,7 @@ impl Witness {
     /// the watcher, only that part.
     pub fn compare(&self, history: &[Event], through: u64) -> Result<()> {
         let expected = self.expected(history, through);
-        let since = history.first().map_or(0, |event| event.rev);
+        let since = history.first().map_or(u64::MAX, |event| event.rev);
         let seen = self.seen();
         ensure!(seen.faults.is_empty(), "{}: {:?}", self.name, seen.faults);
         let told: Vec<&Event> = seen.events.iter().filter(|event| (since..=through).contains(&event.rev)).collect();
