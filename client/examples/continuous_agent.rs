@@ -31,7 +31,7 @@ async fn send(client: &Client, session: &Session, outputs: &mut Consumer, number
         let message = BusMessage {
             subject: input.clone(),
             payload: number.to_string().into_bytes().into(),
-            correlation_id: format!("plus {number}"),
+            correlation_id: format!("plus-{number}"),
             ..BusMessage::default()
         };
         client.bus().publish(Some(session), message).await?;
