@@ -51,5 +51,9 @@ build: setup ## Release binaries
 bench: setup ## Release build, then every benchmark
 	cargo build --release --locked --workspace --bins
 	$(CARGO_TARGET_DIR)/release/quorate-bench lifecycle
+	$(CARGO_TARGET_DIR)/release/quorate-bench bus
+	$(CARGO_TARGET_DIR)/release/quorate-bench locks
+	$(CARGO_TARGET_DIR)/release/quorate-bench kv
+	$(CARGO_TARGET_DIR)/release/quorate-bench watch
 	$(CARGO_TARGET_DIR)/release/quorate-bench sessions
 	$(CARGO_TARGET_DIR)/release/quorate-bench failover

@@ -13,7 +13,7 @@ use quorate_proto::v1::{
 use crate::call::Plan;
 use crate::channels::Channel;
 use crate::client::Client;
-use crate::error::Error;
+use crate::error::{Error, FENCE_FIELD};
 use crate::sessions::{Session, UnderWay};
 
 /// The longest wait that the cluster takes: 30 days.
@@ -136,12 +136,14 @@ impl Breakers {
             .await;
         match reported.result {
             // The probe's word was taken, by an earlier delivery of this very call or not at all: the breaker shows it.
-            Err(Error::Fenced { .. }) if reported.doubt => match self.get(&request.name).await {
-                Ok(found) => Ok(ReportBreakerResponse { breaker: found.breaker, rev: found.rev }),
-                Err(_) => Err(Error::OutcomeUnknown {
-                    message: format!("the probe of breaker {} has ended, perhaps by this very call", request.name),
-                }),
-            },
+            Err(Error::Fenced { field, .. }) if reported.doubt && field != FENCE_FIELD => {
+                match self.get(&request.name).await {
+                    Ok(found) => Ok(ReportBreakerResponse { breaker: found.breaker, rev: found.rev }),
+                    Err(_) => Err(Error::OutcomeUnknown {
+                        message: format!("the probe of breaker {} has ended, perhaps by this very call", request.name),
+                    }),
+                }
+            }
             result => result,
         }
     }

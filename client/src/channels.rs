@@ -28,7 +28,7 @@ const SHUNNED: Duration = Duration::from_secs(1);
 pub(crate) type Channel = InterceptedService<Transport, Said>;
 
 /// What a client's calls say besides their message.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Said {
     namespace: Option<MetadataValue<Ascii>>,
     fences: Vec<MetadataValue<Ascii>>,

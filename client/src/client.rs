@@ -46,9 +46,10 @@ impl Client {
         Ok(Client { inner: Arc::new(Inner { config, channels }) })
     }
 
-    /// A handle to another namespace of the same cluster. It shares the connections.
+    /// A handle to another namespace of the same cluster. It shares the connections, and keeps the fences: they are for
+    /// grants of the namespace that the calls are about, so that those of another refuse every write.
     pub fn in_namespace(&self, name: &str) -> Result<Self, Error> {
-        let said = Said::default().namespace(name)?;
+        let said = self.inner.channels.said().clone().namespace(name)?;
         let config = Config { namespace: name.to_owned(), ..self.inner.config.clone() };
         Ok(Client { inner: Arc::new(Inner { config, channels: self.inner.channels.saying(said) }) })
     }
@@ -162,4 +163,21 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 /// A fresh id, sortable by time.
 pub(crate) fn new_id(prefix: &str) -> String {
     format!("{prefix}-{}", uuid::Uuid::now_v7().simple())
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::v1::FenceKind;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fenced_handle_stays_fenced_in_another_namespace() {
+        let client = Client::connect(Config::new(["127.0.0.1:1"])).unwrap();
+        let fence = Fence { kind: FenceKind::Lock as i32, name: "deploy".to_owned(), token: 7 };
+        let elsewhere = client.fenced([fence.clone()]).unwrap().in_namespace("other").unwrap();
+        let wanted = Said::default().fences([fence]).unwrap().namespace("other").unwrap();
+        assert_eq!(elsewhere.channels().said(), &wanted);
+        assert_eq!(elsewhere.config().namespace, "other");
+    }
 }

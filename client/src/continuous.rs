@@ -19,13 +19,13 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_proto::v1::{BusMessage, SubscriptionSpec};
+use quorate_proto::v1::{BusMessage, RejectionCode, SubscriptionSpec};
 use tokio::time::sleep;
 
 use crate::bus::Consumer;
 use crate::client::Client;
 use crate::error::Error;
-use crate::requests::may_pass;
+use crate::requests::may_begin_again;
 use crate::sessions::Session;
 use memory::Memory;
 use turn::{Turn, Turned};
@@ -153,7 +153,7 @@ impl ContinuousAgent {
                         Over::SessionLost => report.sessions_lost += 1,
                     }
                 }
-                Err(error) if has_begun && may_pass(&error) => {
+                Err(error) if has_begun && may_begin_again(&error) => {
                     tracing::warn!(%error, "could not begin again; trying on")
                 }
                 Err(error) => return Err(error),
@@ -167,12 +167,13 @@ impl ContinuousAgent {
         }
     }
 
-    /// Opens a session, and creates the queue if there is none.
+    /// Opens a session, and creates the queue if there is none. One that somebody set up otherwise stays as it is.
     async fn begin(&self) -> Result<Session, Error> {
         let session = self.client.sessions().open(self.session_ttl).await?;
         let spec = SubscriptionSpec { name: self.input(), patterns: vec![self.input()], ..SubscriptionSpec::default() };
         match self.client.bus().subscribe(spec).await {
             Ok(_) => Ok(session),
+            Err(error) if is_there(&error) => Ok(session),
             Err(error) => {
                 close(&session).await;
                 Err(error)
@@ -228,6 +229,11 @@ impl ContinuousAgent {
     }
 }
 
+/// The queue exists, with another specification.
+fn is_there(error: &Error) -> bool {
+    matches!(error, Error::Rejected { code: RejectionCode::AlreadyExists, .. })
+}
+
 async fn leave(consumer: Consumer, session: &Session) {
     if let Err(error) = consumer.close().await {
         tracing::warn!(%error, "a consumer did not leave; it goes with its session");
@@ -266,6 +272,13 @@ mod tests {
         // Sooner than the one call that it takes to fail.
         let ended = agent().run(never, sleep(Duration::from_millis(5))).await;
         assert_eq!(ended.ok(), Some(ContinuousReport::default()));
+    }
+
+    #[test]
+    fn a_queue_that_somebody_set_up_otherwise_serves_as_well() {
+        let refused = |code| Error::Rejected { code, field: "spec.name".to_owned(), message: String::new() };
+        assert!(is_there(&refused(RejectionCode::AlreadyExists)));
+        assert!(!is_there(&refused(RejectionCode::ResourceExhausted)));
     }
 
     #[tokio::test]

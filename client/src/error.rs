@@ -5,6 +5,9 @@ use std::error::Error as _;
 use quorate_proto::v1::RejectionCode;
 use tonic::{Code, Status};
 
+/// What the field is called of a refusal that is about the call's own fence.
+pub(crate) const FENCE_FIELD: &str = "fence";
+
 /// Why a call brought no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -18,9 +21,13 @@ pub enum Error {
         /// One sentence for a person.
         message: String,
     },
-    /// The token was superseded: somebody else holds the task by now. A result sent with it is kept as an orphan.
+    /// A token was superseded: the call's own, so that somebody else has by now what it is about, or that of a grant
+    /// that the call was made under ([`Error::fence_is_over`]). Nothing changed; but a task's result that came with the
+    /// task's old token is kept as an orphan.
     #[error("{message}")]
     Fenced {
+        /// The request field that carried the token, empty if none in particular.
+        field: String,
         /// One sentence for a person.
         message: String,
     },
@@ -66,6 +73,12 @@ impl Error {
         matches!(self, Error::Rejected { code: RejectionCode::NotFound, .. })
     }
 
+    /// The call was made under a grant ([`Client::fenced`](crate::Client::fenced)) that is over: nobody looked at what it
+    /// asked for.
+    pub fn fence_is_over(&self) -> bool {
+        matches!(self, Error::Fenced { field, .. } if field == FENCE_FIELD)
+    }
+
     /// The call certainly had no effect and may do better later.
     pub fn retry_is_safe(&self) -> bool {
         matches!(self, Error::Unavailable { .. })
@@ -88,14 +101,17 @@ pub(crate) fn leader_hint(metadata: &tonic::metadata::MetadataMap) -> Option<Str
     metadata.get("quorate-leader").and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
+/// The request field at fault, according to the node that answered.
+pub(crate) fn field_of(status: &Status) -> Option<&str> {
+    status.metadata().get("quorate-field").and_then(|value| value.to_str().ok())
+}
+
 /// Reads a status. Only a node's own word, or a connection that was never made, proves that nothing happened.
 pub(crate) fn classify(status: &Status) -> Failure {
     let message = status.message().to_owned();
     let marked = |key: &str| status.metadata().contains_key(key);
-    let rejected = |code| {
-        let field = status.metadata().get("quorate-field").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        Failure::Final(Error::Rejected { code, field: field.to_owned(), message: message.clone() })
-    };
+    let field = || field_of(status).unwrap_or_default().to_owned();
+    let rejected = |code| Failure::Final(Error::Rejected { code, field: field(), message: message.clone() });
     match status.code() {
         Code::InvalidArgument => rejected(RejectionCode::InvalidArgument),
         Code::NotFound => rejected(RejectionCode::NotFound),
@@ -104,7 +120,7 @@ pub(crate) fn classify(status: &Status) -> Failure {
         Code::ResourceExhausted if marked("quorate-overload") => Failure::NoEffect(message),
         // Without the mark it is HTTP/2's word, which cuts off calls under way.
         Code::ResourceExhausted if marked("quorate-rejected") => rejected(RejectionCode::ResourceExhausted),
-        Code::Aborted => Failure::Final(Error::Fenced { message }),
+        Code::Aborted => Failure::Final(Error::Fenced { field: field(), message }),
         _ if marked("quorate-no-effect") || never_connected(status) => Failure::NoEffect(message),
         _ => Failure::Unknown(format!("{}: {message}", status.code())),
     }
@@ -167,5 +183,19 @@ mod tests {
             classify(&marked(Code::ResourceExhausted, "quorate-rejected")),
             Failure::Final(Error::Rejected { .. })
         ));
+    }
+
+    #[test]
+    fn a_fence_that_is_over_is_told_from_a_token_that_is() {
+        let fenced = |field: &'static str| {
+            let mut status = Status::aborted("not held any more");
+            status.metadata_mut().insert("quorate-field", field.parse().unwrap());
+            let Failure::Final(error) = classify(&status) else { panic!("not final") };
+            error
+        };
+        assert!(fenced("fence").fence_is_over());
+        assert!(!fenced("token").fence_is_over());
+        let Failure::Final(bare) = classify(&Status::aborted("old token")) else { panic!("not final") };
+        assert!(matches!(&bare, Error::Fenced { field, .. } if field.is_empty()) && !bare.fence_is_over());
     }
 }

@@ -4,8 +4,11 @@
 //! written under a lock carries its [fence](LockGuard::fence).
 
 mod acquire;
+mod grant;
 mod guard;
 mod scope;
+
+use std::time::Duration;
 
 use quorate_proto::v1::locks_client::LocksClient;
 use quorate_proto::v1::{
@@ -18,12 +21,16 @@ use crate::call::{Outcome, Plan};
 use crate::channels::Channel;
 use crate::client::Client;
 use crate::error::Error;
-use crate::requests::{identify, removed};
+use crate::requests::{identify, judged, removed};
 use crate::sessions::Session;
 
 pub use acquire::LockBuilder;
 pub use guard::LockGuard;
 pub use scope::{ScopeBuilder, ScopeGuard};
+
+/// The pauses before each look for something that has to be taken back while the call that may have taken it is perhaps
+/// still on its way.
+static WITHDRAWALS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5)];
 
 /// Who holds what.
 #[derive(Debug, Clone)]
@@ -38,7 +45,11 @@ fn stub(channel: Channel) -> LocksClient<Channel> {
 }
 
 /// A release that finds nothing to release, after an attempt of unknown outcome, finds that attempt's work.
-fn released<T: Default>(outcome: Outcome<T>) -> Result<T, Error> {
+fn released<T: Default>(outcome: Outcome<T>, identified: bool) -> Result<T, Error> {
+    if matches!(&outcome.result, Err(error) if error.fence_is_over()) {
+        // It is about the caller's fence, and says nothing of the grant.
+        return judged(outcome, identified);
+    }
     match outcome.result {
         Err(Error::Fenced { .. }) if outcome.doubt => Ok(T::default()),
         _ => removed(outcome),
@@ -158,7 +169,7 @@ impl Locks {
                 async move { stub(channel).release(request).await }
             })
             .await;
-        released(outcome)
+        released(outcome, request.request.is_some())
     }
 
     async fn release_scope_with(
@@ -176,7 +187,7 @@ impl Locks {
                 async move { stub(channel).release_scope(request).await }
             })
             .await;
-        released(outcome)
+        released(outcome, request.request.is_some())
     }
 
     async fn force_release_scope_by(
@@ -203,11 +214,14 @@ mod tests {
 
     #[test]
     fn a_release_that_may_have_happened_and_finds_another_grant_has_happened() {
-        let fenced = |doubt| {
-            let result = Err(Error::Fenced { message: "the grant is over".to_owned() });
+        let fenced = |field: &str, doubt| {
+            let result = Err(Error::Fenced { field: field.to_owned(), message: "the grant is over".to_owned() });
             Outcome::<ReleaseLockResponse> { result, sent: Instant::now(), doubt, node: None }
         };
-        assert!(matches!(released(fenced(false)), Err(Error::Fenced { .. })));
-        assert_eq!(released(fenced(true)).unwrap(), ReleaseLockResponse::default());
+        assert!(matches!(released(fenced("token", false), true), Err(Error::Fenced { .. })));
+        assert_eq!(released(fenced("token", true), true).unwrap(), ReleaseLockResponse::default());
+        // It was the caller's fence: by one id, the first attempt was refused as well.
+        assert!(matches!(released(fenced("fence", true), true), Err(Error::Fenced { .. })));
+        assert!(matches!(released(fenced("fence", true), false), Err(Error::OutcomeUnknown { .. })));
     }
 }

@@ -70,9 +70,10 @@ pub(crate) enum Fate {
 impl Fate {
     pub(crate) fn of(answer: Option<&Result<FinishTaskResponse, Error>>) -> Self {
         match answer {
-            Some(Ok(_) | Err(Error::Fenced { .. })) => Fate::Taken,
-            // It is about the request id: nobody looked at the finish itself.
+            // It is about the fence of whoever delivered, or about the request id: nobody looked at the finish itself.
+            Some(Err(error)) if error.fence_is_over() => Fate::Owed,
             Some(Err(Error::Rejected { field, .. })) if field.starts_with("request.") => Fate::Owed,
+            Some(Ok(_) | Err(Error::Fenced { .. })) => Fate::Taken,
             Some(Err(Error::Rejected { .. })) => Fate::Refused,
             Some(Err(_)) | None => Fate::Owed,
         }
@@ -187,7 +188,9 @@ mod tests {
     fn only_an_answer_to_the_finish_itself_settles_it() {
         let rejected = |code, field: &str| Error::Rejected { code, field: field.to_owned(), message: String::new() };
         assert_eq!(Fate::of(Some(&Ok(FinishTaskResponse::default()))), Fate::Taken);
-        assert_eq!(answered(Error::Fenced { message: String::new() }), Fate::Taken);
+        let fenced = |field: &str| Error::Fenced { field: field.to_owned(), message: String::new() };
+        assert_eq!(answered(fenced("")), Fate::Taken, "kept as an orphan");
+        assert_eq!(answered(fenced("fence")), Fate::Owed, "a grant of the deliverer's is over, not the attempt");
         assert_eq!(answered(rejected(RejectionCode::NotFound, "task_id")), Fate::Refused);
         assert_eq!(answered(rejected(RejectionCode::InvalidArgument, "result")), Fate::Refused);
         assert_eq!(answered(rejected(RejectionCode::NotFound, "request.session_id")), Fate::Owed);

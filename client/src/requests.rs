@@ -42,7 +42,7 @@ pub(crate) fn judged<T>(outcome: Outcome<T>, identified: bool) -> Result<T, Erro
         {
             Err(unknown(&message))
         }
-        Err(Error::Fenced { message }) if outcome.doubt && !identified => Err(unknown(&message)),
+        Err(Error::Fenced { message, .. }) if outcome.doubt && !identified => Err(unknown(&message)),
         result => result,
     }
 }
@@ -61,7 +61,8 @@ fn unknown(message: &str) -> Error {
 
 /// Whatever the session held is not its holder's any more.
 pub(crate) fn session_over(session: &Session) -> Error {
-    Error::Fenced { message: format!("session {} has ended, and what it held with it", session.id()) }
+    let message = format!("session {} has ended, and what it held with it", session.id());
+    Error::Fenced { field: "session_id".to_owned(), message }
 }
 
 /// The cluster does not know the session.
@@ -77,6 +78,16 @@ pub(crate) fn may_pass(error: &Error) -> bool {
         // A limit on what the session has under way, not on this write.
         Error::Rejected { code: RejectionCode::ResourceExhausted, field, .. } => field.starts_with(ABOUT_THE_ID),
         _ => false,
+    }
+}
+
+/// Whether one that had a place in the cluster before may have one again, later: nobody could be reached, or others take
+/// up the room.
+pub(crate) fn may_begin_again(error: &Error) -> bool {
+    match error {
+        Error::Unavailable { .. } | Error::OutcomeUnknown { .. } => true,
+        Error::Rejected { code, .. } => *code == RejectionCode::ResourceExhausted,
+        Error::Fenced { .. } | Error::TimedOut { .. } | Error::Compacted { .. } | Error::Config { .. } => false,
     }
 }
 
@@ -150,8 +161,14 @@ mod tests {
         assert!(!is_unknown(&stale, false, false), "there was no attempt before");
         assert!(!is_unknown(&rejected(InvalidArgument, "key"), true, false), "malformed the first time too");
         assert!(is_unknown(&rejected(NotFound, SESSION_FIELD), true, true), "the session ended in between");
-        let fenced = Error::Fenced { message: "old".to_owned() };
+        let fenced = Error::Fenced { field: "token".to_owned(), message: "old".to_owned() };
         assert!(is_unknown(&fenced, true, false) && !is_unknown(&fenced, true, true));
+    }
+
+    #[test]
+    fn a_full_cluster_may_have_room_later_and_what_is_wrong_stays_wrong() {
+        assert!(may_begin_again(&rejected(RejectionCode::ResourceExhausted, "session_id")));
+        assert!(!may_begin_again(&rejected(RejectionCode::InvalidArgument, "agent_id")));
     }
 
     #[test]

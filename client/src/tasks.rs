@@ -90,7 +90,7 @@ impl Tasks {
             .await;
         match submitted.result {
             // The parent's token went between two deliveries; the first may have been in time.
-            Err(Error::Fenced { message }) if submitted.doubt => Err(Error::OutcomeUnknown { message }),
+            Err(Error::Fenced { message, .. }) if submitted.doubt => Err(Error::OutcomeUnknown { message }),
             result => result,
         }
     }

@@ -7,18 +7,24 @@
 //!
 //! Deliberately absent: a way to go on past what was compacted. Whoever missed it reads the state and watches from there.
 
+use std::time::Duration;
+
 use quorate_proto::v1::watch_client::WatchClient;
 use quorate_proto::v1::{Event, EventsRequest, EventsResponse, WatchRequest, WatchResponse};
-use tonic::{Code, Response, Status};
+use tokio::time::sleep;
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::call::Plan;
 use crate::channels::Channel;
 use crate::client::Client;
-use crate::error::Error;
+use crate::error::{Error, field_of};
 use crate::reopen::{Items, News, Opening, Reopened, items};
 
 /// Which events are kept, from this rev on.
 const OLDEST_REV_KEY: &str = "quorate-oldest-rev";
+/// The pause before a rev to come is asked for again. It doubles from time to time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 fn stub(channel: Channel) -> WatchClient<Channel> {
     WatchClient::new(channel)
@@ -87,32 +93,58 @@ impl Watch {
     }
 }
 
-async fn open(client: Client, request: WatchRequest) -> Result<Items<WatchResponse>, Error> {
-    let opened = client
-        .call_in_full(Plan::READ, |channel| {
-            let request = request.clone();
-            async move {
-                let from_rev = request.from_rev;
-                match stub(channel).watch(request).await {
-                    Ok(stream) => Ok(stream.map(Ok)),
-                    // Another node cannot know better: an answer, not a failed attempt.
-                    Err(status) => compacted(from_rev, &status).map(|error| Response::new(Err(error))).ok_or(status),
-                }
-            }
-        })
-        .await;
-    let stream = opened.result??;
-    Ok(items(&client, opened.node, stream))
+/// What a node says to a watch from some rev on.
+#[derive(Debug)]
+enum Begun<T> {
+    Stream(T),
+    /// That rev is not kept any more.
+    Gone(Error),
+    /// That rev has not happened yet.
+    ToCome,
 }
 
-/// What a status says of a beginning that is gone. A rev that has not happened yet is out of range too, on a node that is
-/// behind.
-fn compacted(from_rev: u64, status: &Status) -> Option<Error> {
-    if status.code() != Code::OutOfRange {
+async fn open(client: Client, request: WatchRequest) -> Result<Items<WatchResponse>, Error> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let opened = client
+            .call_in_full(Plan::READ, |channel| {
+                let request = request.clone();
+                async move { begin(channel, request).await.map(Response::new) }
+            })
+            .await;
+        match opened.result? {
+            Begun::Stream(stream) => return Ok(items(&client, opened.node, stream)),
+            Begun::Gone(error) => return Err(error),
+            Begun::ToCome => {}
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn begin(channel: Channel, request: WatchRequest) -> Result<Begun<Streaming<WatchResponse>>, Status> {
+    let from_rev = request.from_rev;
+    match stub(channel).watch(request).await {
+        Ok(response) => Ok(Begun::Stream(response.into_inner())),
+        // No other node would say otherwise: an answer, and not the node's failure.
+        Err(status) => out_of_range(from_rev, &status).ok_or(status),
+    }
+}
+
+/// What a status says of a beginning that is not in the history.
+fn out_of_range<T>(from_rev: u64, status: &Status) -> Option<Begun<T>> {
+    // Without the field it is the transport's word, of a message that is too large.
+    if status.code() != Code::OutOfRange || field_of(status) != Some("from_rev") {
         return None;
     }
-    let oldest_rev = status.metadata().get(OLDEST_REV_KEY)?.to_str().ok()?.parse().ok()?;
-    (from_rev < oldest_rev).then(|| Error::Compacted { message: status.message().to_owned(), oldest_rev })
+    let oldest_rev: Option<u64> =
+        status.metadata().get(OLDEST_REV_KEY).and_then(|oldest| oldest.to_str().ok()?.parse().ok());
+    match oldest_rev {
+        Some(oldest_rev) if from_rev < oldest_rev => {
+            Some(Begun::Gone(Error::Compacted { message: status.message().to_owned(), oldest_rev }))
+        }
+        _ => Some(Begun::ToCome),
+    }
 }
 
 /// What has come of the revs, and how far what was passed on reaches.
@@ -193,18 +225,21 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_gone_is_compacted() {
+    fn what_is_gone_is_told_and_what_is_to_come_is_waited_for_and_neither_is_the_nodes_fault() {
         let status = |oldest: Option<&'static str>| {
             let mut status = Status::out_of_range("revs 5 to 9 are kept");
+            status.metadata_mut().insert("quorate-field", "from_rev".parse().unwrap());
             if let Some(oldest) = oldest {
                 status.metadata_mut().insert(OLDEST_REV_KEY, oldest.parse().unwrap());
             }
             status
         };
-        let gone = compacted(4, &status(Some("5")));
-        assert!(matches!(gone, Some(Error::Compacted { oldest_rev: 5, .. })), "{gone:?}");
-        assert!(compacted(10, &status(Some("5"))).is_none(), "it has not happened yet");
-        assert!(compacted(4, &status(None)).is_none());
-        assert!(compacted(4, &Status::not_found("no")).is_none());
+        let said = |from_rev, status: Status| out_of_range::<()>(from_rev, &status);
+        let gone = said(4, status(Some("5")));
+        assert!(matches!(gone, Some(Begun::Gone(Error::Compacted { oldest_rev: 5, .. }))), "{gone:?}");
+        assert!(matches!(said(11, status(None)), Some(Begun::ToCome)));
+        assert!(matches!(said(11, status(Some("5"))), Some(Begun::ToCome)));
+        assert!(said(4, Status::not_found("no")).is_none());
+        assert!(said(4, Status::out_of_range("message length too large")).is_none(), "not the node's word");
     }
 }

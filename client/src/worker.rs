@@ -26,13 +26,12 @@ use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use quorate_proto::v1::{
-    AgentStatus, ExecutionMode, KeyValue, RegisterAgentRequest, RegisterAgentResponse, RejectionCode,
-};
+use quorate_proto::v1::{AgentStatus, ExecutionMode, KeyValue, RegisterAgentRequest, RegisterAgentResponse};
 use tokio::time::sleep;
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::requests::may_begin_again;
 use crate::sessions::Session;
 use courier::Courier;
 use stretch::{Over, Stretch};
@@ -258,7 +257,7 @@ impl Worker {
             };
             match begun {
                 Ok(session) => return Ok(Some(session)),
-                Err(error) if may_pass(&error) => tracing::warn!(%error, "could not begin again; trying on"),
+                Err(error) if may_begin_again(&error) => tracing::warn!(%error, "could not begin again; trying on"),
                 Err(error) => return Err(error),
             }
             tokio::select! {
@@ -280,15 +279,6 @@ async fn leave_behind(session: &Session) {
 
 fn is_draining(registered: &RegisterAgentResponse) -> bool {
     registered.agent.as_ref().is_some_and(|agent| agent.status() == AgentStatus::Draining)
-}
-
-/// Whether one that was registered before may be again, later: nobody could be reached, or others take up the room.
-fn may_pass(error: &Error) -> bool {
-    match error {
-        Error::Unavailable { .. } | Error::OutcomeUnknown { .. } => true,
-        Error::Rejected { code, .. } => *code == RejectionCode::ResourceExhausted,
-        Error::Fenced { .. } | Error::TimedOut { .. } | Error::Compacted { .. } | Error::Config { .. } => false,
-    }
 }
 
 #[cfg(test)]
@@ -326,13 +316,6 @@ mod tests {
         let never = |_: Job| std::future::pending::<Done>();
         let ended = worker.run(never, std::future::pending()).await;
         assert!(matches!(ended, Err(Error::Config { .. })), "{ended:?}");
-    }
-
-    #[test]
-    fn a_full_cluster_may_have_room_later_and_a_wrong_registration_stays_wrong() {
-        let rejected = |code| Error::Rejected { code, field: String::new(), message: String::new() };
-        assert!(may_pass(&rejected(RejectionCode::ResourceExhausted)));
-        assert!(!may_pass(&rejected(RejectionCode::InvalidArgument)));
     }
 
     #[test]

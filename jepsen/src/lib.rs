@@ -5,12 +5,14 @@
 //! - [`links`]: a network between the nodes that can be cut, where it is asked for.
 //! - [`load`]: writers that remember what was acknowledged. [`probe`]: one write every 10 ms, to measure gaps.
 //! - [`witness`]: watchers that remember, and [`events`]: the history to hold them against.
+//! - [`coordination`]: what must hold of deliveries and of locks, and lives that end as a process does.
 //! - [`tasks`], [`until`], [`rng`]: small helpers for tests.
 //!
 //! Deliberately absent: any link to the server's code. The harness sees what an operator sees: processes, ports, files.
 
 pub mod binary;
 pub mod cluster;
+pub mod coordination;
 pub mod dev;
 pub mod events;
 pub mod faults;

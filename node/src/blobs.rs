@@ -6,6 +6,7 @@
 //!   fetch ────── a chunk from whoever has it; a blob, or a part of it, as a stream
 //!   upkeep ───── brings here what is referred to and missing, removes what nobody refers to
 //!   others ───── the three calls between members
+//!   pace ─────── how long a caller is waited for
 //!   store ────── the chunks on this disk
 //! ```
 //!
@@ -20,6 +21,7 @@
 
 mod fetch;
 mod others;
+mod pace;
 mod replicate;
 mod store;
 mod upkeep;
@@ -50,6 +52,8 @@ const CHUNK: usize = CHUNK_BYTES as usize;
 
 /// Uploads that are taken at a time: each has some chunks in memory. More wait, and their senders with them.
 const UPLOADS: usize = 32;
+/// Readers that are served at a time, for the same reason.
+const DOWNLOADS: usize = 64;
 
 /// The blobs of one node.
 pub(crate) struct Blobs {
@@ -58,6 +62,7 @@ pub(crate) struct Blobs {
     /// How many members must have a chunk before it counts as kept.
     majority: usize,
     uploads: Semaphore,
+    downloads: Semaphore,
     stop: Stop,
 }
 
@@ -72,6 +77,7 @@ impl Blobs {
             others: Others::new(settings)?,
             majority: settings.members.len() / 2 + 1,
             uploads: Semaphore::new(UPLOADS),
+            downloads: Semaphore::new(DOWNLOADS),
             stop,
         })
     }
@@ -94,9 +100,9 @@ impl Blobs {
     }
 }
 
-/// Checks the shape of a reference.
-fn checked(blob: &BlobRef) -> Result<(), Status> {
-    match check_ref("blob", blob) {
+/// Checks the shape of a reference, which stands in this field.
+fn checked(field: &str, blob: &BlobRef) -> Result<(), Status> {
+    match check_ref(field, blob) {
         Ok(()) => Ok(()),
         Err(Error::Rejected(rejection)) => Err(status::rejected(&rejection)),
         Err(Error::Fatal(fatal)) => Err(status::fault(&fatal)),
@@ -125,7 +131,10 @@ fn stopping() -> Status {
 /// What a caller is told of this node's disk.
 fn of_disk(error: &DiskError) -> Status {
     match error {
-        DiskError::Full => refused(RejectionCode::ResourceExhausted, "", "this node's disk is full".to_owned()),
+        DiskError::Full => {
+            let message = "this node has no room for more blobs: the rest of its disk is for the log and the state";
+            refused(RejectionCode::ResourceExhausted, "", message.to_owned())
+        }
         DiskError::Fault(fatal) => status::fault(fatal),
     }
 }

@@ -14,8 +14,23 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 /// Environment variables of the command line and the build, which are not settings of a node.
-const OTHER_ENV: [&str; 11] =
-    ["endpoints", "output", "timeout", "config", "bin", "cache", "task_id", "attempt", "token", "namespace", "outbox"];
+const OTHER_ENV: [&str; 15] = [
+    "endpoints",
+    "output",
+    "timeout",
+    "config",
+    "bin",
+    "cache",
+    "task_id",
+    "attempt",
+    "token",
+    "namespace",
+    "outbox",
+    "lock",
+    "lock_token",
+    "scope",
+    "scope_token",
+];
 
 /// A mistake in the configuration: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -417,6 +432,6 @@ mod tests {
                 assert_eq!(shown, &value, "the example's default of {key}");
             }
         }
-        assert_eq!(example.len(), 17, "the example names a setting that does not exist");
+        assert_eq!(example.len(), 19, "the example names a setting that does not exist");
     }
 }

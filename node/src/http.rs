@@ -1,4 +1,4 @@
-//! The HTTP door: is this node alive, can it serve, how far is the work.
+//! The HTTP door: is this node alive, can it serve, how far is the work, what was given up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,12 +61,23 @@ struct Work {
     rev: u64,
 }
 
+/// What `/api/dlq` answers: how much waits for somebody to redrive or purge it, as this node has applied it.
+#[derive(Debug, Serialize)]
+struct DeadLetters {
+    /// Failed for good, or out of time.
+    tasks: u64,
+    /// Given up by their subscriptions.
+    messages: u64,
+    rev: u64,
+}
+
 /// The routes of the HTTP port.
 pub(crate) fn router(core: Arc<Core>) -> Router {
     Router::new()
         .route("/health/live", get(live))
         .route("/health/ready", get(ready_handler))
         .route("/api/status", get(status))
+        .route("/api/dlq", get(dead_letters))
         .with_state(core)
 }
 
@@ -91,6 +102,18 @@ async fn status(State(core): State<Arc<Core>>, Query(asked): Query<Asked>) -> Re
             Err(StatusCode::INTERNAL_SERVER_ERROR)
         }
     }
+}
+
+async fn dead_letters(
+    State(core): State<Arc<Core>>,
+    Query(asked): Query<Asked>,
+) -> Result<Json<DeadLetters>, StatusCode> {
+    let counted = core.replica.read_in(&asked.namespace, |view| {
+        let stats = view.rooms.progress.totals();
+        let messages = view.rooms.bus.dead_total("");
+        DeadLetters { tasks: stats.failed + stats.timed_out, messages, rev: view.head.rev }
+    });
+    counted.map(Json).ok_or(StatusCode::NOT_FOUND)
 }
 
 fn work(core: &Core, namespace: &str) -> Option<Result<Work, Fatal>> {

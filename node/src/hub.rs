@@ -8,7 +8,8 @@ mod deliveries;
 mod waits;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -22,7 +23,8 @@ pub(crate) use self::deliveries::{DeliveryNews, Told};
 
 /// How long a waiter trusts that it will be woken.
 pub(crate) const RECHECK: Duration = Duration::from_secs(1);
-const WATCH_BUFFER: usize = 4_096;
+/// Changes of agents that may wait for a watcher. All of it is allocated for the first one that watches in a namespace.
+const WATCH_BUFFER: usize = 256;
 /// Beyond so many agents and capabilities, those that nobody listens to are forgotten.
 const KEYS_BEFORE_SWEEP: usize = 16_384;
 /// Beyond so many namespaces, the hubs of those that nobody listens in are forgotten.
@@ -64,7 +66,7 @@ pub(crate) struct Hubs {
 }
 
 impl Hubs {
-    /// The hub of a namespace; whether there is such a namespace is the listener's question to the state.
+    /// The hub of a namespace. Only for one that exists: hubs of names that callers make up would fill memory.
     pub(crate) fn of(&self, namespace: &Arc<str>) -> Arc<Hub> {
         let mut hubs = self.by_namespace.lock();
         if hubs.len() > NAMESPACES_BEFORE_SWEEP {
@@ -114,12 +116,33 @@ impl Hubs {
     }
 }
 
+/// What somebody listens with. It holds on to the hub: one that nobody listens in is forgotten, and announces nothing.
+pub(crate) struct Listening<T> {
+    to: T,
+    _hub: Arc<Hub>,
+}
+
+impl<T> Deref for Listening<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.to
+    }
+}
+
+impl<T> DerefMut for Listening<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.to
+    }
+}
+
 /// The wake-ups of one namespace.
 pub(crate) struct Hub {
     work: Mutex<HashMap<String, Arc<Notify>>>,
     /// The stream of each agent that has one here, and the session it was opened for.
     streams: Mutex<HashMap<String, Standing>>,
-    agents: broadcast::Sender<AgentNews>,
+    /// Watchers of agents; not set before the first of them comes.
+    agents: OnceLock<broadcast::Sender<AgentNews>>,
     /// Calls that wait for a lock.
     locks: waits::Waits,
     /// The streams of consumers.
@@ -137,37 +160,43 @@ impl Hub {
         Hub {
             work: Mutex::default(),
             streams: Mutex::default(),
-            agents: broadcast::Sender::new(WATCH_BUFFER),
+            agents: OnceLock::new(),
             locks: waits::Waits::default(),
             consumers: deliveries::Consumers::default(),
         }
     }
 
     /// What a waiting claim listens to: work for the agent itself, for any agent, and for each of its capabilities.
-    pub(crate) fn listen(&self, agent_id: &str, capabilities: &[String]) -> Vec<Arc<Notify>> {
+    pub(crate) fn listen(self: &Arc<Self>, agent_id: &str, capabilities: &[String]) -> Listening<Vec<Arc<Notify>>> {
         let mut work = self.work.lock();
         if work.len() > KEYS_BEFORE_SWEEP {
             work.retain(|_, waiting| Arc::strong_count(waiting) > 1);
         }
         let keys = [format!("agent:{agent_id}"), String::new()].into_iter().chain(capabilities.iter().cloned());
-        keys.map(|key| work.entry(key).or_default().clone()).collect()
+        let to = keys.map(|key| work.entry(key).or_default().clone()).collect();
+        Listening { to, _hub: self.clone() }
     }
 
     /// Tells watchers of agents.
-    pub(crate) fn watch_agents(&self) -> broadcast::Receiver<AgentNews> {
-        self.agents.subscribe()
+    pub(crate) fn watch_agents(self: &Arc<Self>) -> Listening<broadcast::Receiver<AgentNews>> {
+        let to = self.agents.get_or_init(|| broadcast::Sender::new(WATCH_BUFFER)).subscribe();
+        Listening { to, _hub: self.clone() }
     }
 
     /// Tells the agent's stream from now on; an earlier stream of the same agent ends. What is told is bounded by what the
     /// agent may hold.
-    pub(crate) fn stand(&self, agent_id: &str, session_id: &str) -> mpsc::UnboundedReceiver<WorkNews> {
-        let (news, told) = mpsc::unbounded_channel();
+    pub(crate) fn stand(
+        self: &Arc<Self>,
+        agent_id: &str,
+        session_id: &str,
+    ) -> Listening<mpsc::UnboundedReceiver<WorkNews>> {
+        let (news, to) = mpsc::unbounded_channel();
         let mut streams = self.streams.lock();
         if streams.len() > KEYS_BEFORE_SWEEP {
             streams.retain(|_, standing| !standing.news.is_closed());
         }
         streams.insert(agent_id.to_owned(), Standing { session_id: session_id.to_owned(), news });
-        told
+        Listening { to, _hub: self.clone() }
     }
 
     /// Passes on what an applied command brought about.
@@ -250,8 +279,10 @@ impl Hub {
     }
 
     fn tell(&self, news: AgentNews) {
-        // Without a watcher there is nobody to tell.
-        let _nobody = self.agents.send(news);
+        if let Some(agents) = self.agents.get() {
+            // Without a watcher there is nobody to tell.
+            let _nobody = agents.send(news);
+        }
     }
 
     /// One task needs one worker. Where several capabilities are needed, not every listener of one has the others.
@@ -275,5 +306,63 @@ impl Hub {
         if let Some(waiting) = self.work.lock().get(key) {
             waiting.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use tokio::sync::broadcast::error::TryRecvError;
+
+    use super::*;
+
+    fn happened(namespace: &Arc<str>, effect: Effect) -> Happened {
+        Happened { namespace: namespace.clone(), effect }
+    }
+
+    /// Comes to so many namespaces that the hubs of those that nobody listens in are forgotten.
+    fn sweep(hubs: &Hubs) {
+        for number in 0..=NAMESPACES_BEFORE_SWEEP {
+            drop(hubs.of(&number.to_string().into()));
+        }
+    }
+
+    #[test]
+    fn a_sweep_forgets_only_hubs_that_nobody_listens_in() {
+        let (hubs, name): (Hubs, Arc<str>) = (Hubs::default(), "kept".into());
+        let claims = hubs.of(&name).listen("a", &[]);
+        let mut agents = hubs.of(&name).watch_agents();
+        let mut work = hubs.of(&name).stand("a", "s");
+        let lock = hubs.of(&name).lock_changed("db");
+        sweep(&hubs);
+        let mut claim = Box::pin(claims[0].notified());
+        let mut wait = Box::pin(lock.notified());
+        claim.as_mut().enable();
+        wait.as_mut().enable();
+        hubs.announce(&[
+            happened(&name, Effect::StateReplaced),
+            happened(&name, Effect::LockChanged { name: "db".to_owned() }),
+        ]);
+        assert!(matches!(agents.try_recv(), Ok(AgentNews::Replaced)));
+        assert!(matches!(work.try_recv(), Ok(WorkNews::Replaced)));
+        assert_eq!([claim.now_or_never(), wait.now_or_never()], [Some(()), Some(())]);
+        drop((claims, agents, work, lock));
+        sweep(&hubs);
+        assert!(!hubs.by_namespace.lock().contains_key(&name));
+    }
+
+    #[test]
+    fn a_watcher_of_agents_is_told_what_happens_from_then_on() {
+        let hub = Arc::new(Hub::new());
+        let changed = |rev| Effect::AgentChanged { agent: Box::default(), removed: false, rev };
+        hub.announce(&changed(1));
+        assert!(hub.agents.get().is_none(), "nobody watches: nothing is kept for watchers");
+        let mut news = hub.watch_agents();
+        hub.announce(&changed(2));
+        assert!(matches!(news.try_recv(), Ok(AgentNews::Changed { rev: 2, .. })));
+        for rev in 0..=WATCH_BUFFER as u64 {
+            hub.announce(&changed(rev));
+        }
+        assert!(matches!(news.try_recv(), Err(TryRecvError::Lagged(_))), "too slow: it looks again");
     }
 }

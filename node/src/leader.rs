@@ -137,7 +137,7 @@ async fn end_session(core: &Core, lapsed: Lapsed, term: u64) {
     match core.proposer.propose_as_leader(&key.namespace, expire, term).await {
         // Ended already, by whatever way: nothing is left to expire.
         Ok(Answer { body: Some(answer::Body::Rejected(r)), .. }) if r.code() == RejectionCode::NotFound => {
-            core.leases.ended(&key);
+            core.leases.ended_at(&key, epoch);
         }
         // Resumed meanwhile: its opening set a new deadline.
         Ok(_) => {}
@@ -145,7 +145,7 @@ async fn end_session(core: &Core, lapsed: Lapsed, term: u64) {
         Err(ProposeError::Unknown(error)) => tracing::debug!(error, "an expiry's outcome is unknown"),
         Err(error) => {
             tracing::debug!(%error, "an expiry was not proposed");
-            core.leases.not_ended(&key);
+            core.leases.not_ended(&key, epoch);
         }
     }
 }

@@ -99,9 +99,18 @@ impl Leases {
         }
     }
 
-    /// A session ended.
+    /// A session ended, as the state says in its order: an opening that comes later is told later.
     pub(crate) fn ended(&self, key: &Key) {
         self.table.lock().remove(key);
+    }
+
+    /// The session of that epoch has ended. Whoever knows it from an answer may be late: one that was opened since under
+    /// the same id keeps its deadline.
+    pub(crate) fn ended_at(&self, key: &Key, epoch: u64) {
+        let mut table = self.table.lock();
+        if table.sessions.get(key).is_some_and(|deadline| deadline.epoch == epoch) {
+            table.remove(key);
+        }
     }
 
     /// Moves the deadline to `now` + TTL.
@@ -117,9 +126,11 @@ impl Leases {
         }
     }
 
-    /// The expiry of a session certainly did not happen: it may be kept alive again until the next one is proposed.
-    pub(crate) fn not_ended(&self, key: &Key) {
-        if let Some(deadline) = self.table.lock().sessions.get_mut(key) {
+    /// The expiry of the session of that epoch certainly did not happen: it may be kept alive again until the next one is
+    /// proposed.
+    pub(crate) fn not_ended(&self, key: &Key, epoch: u64) {
+        let mut table = self.table.lock();
+        if let Some(deadline) = table.sessions.get_mut(key).filter(|deadline| deadline.epoch == epoch) {
             deadline.ending = false;
         }
     }
@@ -231,10 +242,26 @@ mod tests {
         assert_eq!(ids(&leases, late), ["s"]);
         assert!(ids(&leases, late).is_empty());
         assert_eq!(leases.keep_alive(&key("s"), late), Kept::Ending, "its expiry is on the way");
-        leases.not_ended(&key("s"));
+        leases.not_ended(&key("s"), 7);
         assert_eq!(leases.keep_alive(&key("s"), late), Kept::For(Duration::from_secs(1)));
         leases.ended(&key("s"));
         assert!(ids(&leases, late + MINUTE).is_empty());
+    }
+
+    #[test]
+    fn what_became_of_an_expiry_does_not_concern_a_later_session_of_that_id() {
+        let (leases, start) = (Leases::default(), Instant::now());
+        lead(&leases, 1, 1_000, start);
+        let late = start + Duration::from_secs(2);
+        assert_eq!(leases.lapsed(late, 9).1, [Lapsed { key: key("s"), epoch: 7 }]);
+        leases.opened(key("s"), 8, 60_000, late);
+        leases.ended_at(&key("s"), 7);
+        assert_eq!(leases.keep_alive(&key("s"), late), Kept::For(MINUTE));
+        assert_eq!(leases.lapsed(late + 2 * MINUTE, 9).1, [Lapsed { key: key("s"), epoch: 8 }]);
+        leases.not_ended(&key("s"), 7);
+        assert_eq!(leases.keep_alive(&key("s"), late), Kept::Ending, "its own expiry is on the way");
+        leases.ended_at(&key("s"), 8);
+        assert_eq!(leases.keep_alive(&key("s"), late), Kept::Unknown);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Keeps the event history bounded: by age and by size, oldest first.
 //!
-//! The leader looks now and then and proposes how far the history goes. All nodes forget the same, so a watcher that goes
+//! The leader looks now and then and proposes how far the history goes; every node then gives back the disk space. All nodes forget the same, so a watcher that goes
 //! from one to another finds the same history there. An idle cluster proposes this only when something has become old.
 
 use std::sync::Arc;
@@ -24,9 +24,18 @@ pub(crate) fn start(core: &Arc<Core>) {
 }
 
 async fn run(core: Arc<Core>) {
+    let mut dropped_rev = core.replica.head().events_compacted_rev;
     let keep = Duration::from_millis(core.settings.config.events_keep_ms);
     loop {
         tokio::time::sleep((keep / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
+        if core.replica.head().events_compacted_rev > dropped_rev {
+            let dropping = core.clone();
+            match tokio::task::spawn_blocking(move || dropping.replica.drop_compacted_events()).await {
+                Ok(Ok(through_rev)) => dropped_rev = through_rev,
+                Ok(Err(fatal)) => return core.stop.now(Reason::Fault(fatal.to_string())),
+                Err(error) => return core.stop.now(Reason::Fault(error.to_string())),
+            }
+        }
         let Some(term) = core.office() else { continue };
         let looking = core.clone();
         let looked = tokio::task::spawn_blocking(move || outdated(&looking)).await;

@@ -3,15 +3,18 @@
 //! A firing names the tick it is of, and the state accepts each tick once: a leader that is deposed on the tick and the
 //! one that follows it may both propose, and one run comes of it. Everything that is due together shares log entries.
 //!
+//! Each namespace with something due has its share of a round, and what this node cannot read takes nobody's place.
+//!
 //! Deliberately absent: any memory of what was fired. The state is looked at before every round.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use quorate_proto::log::{Answer, FireSchedule, answer, command};
 use quorate_proto::v1::{MissedTicks, RejectionCode, Schedule, ScheduleSpec};
+use quorate_raft::state::namespaces::{Namespaces, Part};
 
 use crate::calendar::{Calendar, Covered, NEVER_MS};
 use crate::core::Core;
@@ -31,8 +34,7 @@ pub(crate) fn start(core: &Arc<Core>) {
 }
 
 async fn run(core: Arc<Core>) {
-    // Written by a binary that knows more expressions or zones than this one: said once, then left alone.
-    let mut unreadable = BTreeSet::new();
+    let mut unreadable = Unreadable::default();
     loop {
         let (next_ms, state_ms) = core.replica.read(|whole| {
             let next_ms = whole.namespaces.iter().filter_map(|part| part.rooms.schedules.next_tick_ms()).min();
@@ -47,14 +49,15 @@ async fn run(core: Arc<Core>) {
             rest(&core, Duration::from_millis((next_ms - now_ms).min(LONGEST_REST_MS))).await;
             continue;
         }
-        let due = due(&core, now_ms);
-        let firings: Vec<(Arc<str>, FireSchedule)> = (due.into_iter())
-            .filter_map(|due| prepare(&due, now_ms, &mut unreadable).map(|firing| (due.namespace, firing)))
-            .collect();
-        if firings.is_empty() {
+        let due = core.replica.read(|whole| due(whole.namespaces, now_ms, &unreadable, DUE_PER_ROUND));
+        if due.is_empty() {
             rest(&core, IDLE).await;
             continue;
         }
+        // What turns out to be unreadable is not due in the next round.
+        let firings: Vec<(Arc<str>, FireSchedule)> = (due.into_iter())
+            .filter_map(|due| prepare(&due, now_ms, &mut unreadable).map(|firing| (due.namespace, firing)))
+            .collect();
         let fired = join_all(firings.into_iter().map(|(namespace, firing)| fire(&core, namespace, firing, term))).await;
         if fired.contains(&false) {
             tokio::time::sleep(RETRY).await;
@@ -78,16 +81,46 @@ struct Due {
     spec: ScheduleSpec,
 }
 
-fn due(core: &Core, now_ms: u64) -> Vec<Due> {
-    core.replica.read(|whole| {
-        (whole.namespaces.iter())
-            .flat_map(|part| {
-                let due = part.rooms.schedules.due(now_ms, DUE_PER_ROUND);
-                due.into_iter().filter_map(|schedule| without_template(&part.name, schedule))
-            })
-            .take(DUE_PER_ROUND)
+/// Schedules that a binary wrote which knows more expressions or zones than this one: said once, then left alone. By
+/// namespace and id, the epoch at which they were found so.
+#[derive(Default)]
+struct Unreadable {
+    epochs: BTreeMap<Arc<str>, BTreeMap<String, u64>>,
+}
+
+impl Unreadable {
+    fn contains(&self, namespace: &str, schedule: &Schedule) -> bool {
+        let epoch = self.epochs.get(namespace).and_then(|epochs| epochs.get(&schedule.id));
+        epoch == Some(&schedule.epoch)
+    }
+
+    /// How many of a namespace's first due schedules may be such.
+    fn count(&self, namespace: &str) -> usize {
+        self.epochs.get(namespace).map_or(0, BTreeMap::len)
+    }
+
+    /// Whether that is news.
+    fn insert(&mut self, due: &Due) -> bool {
+        let epochs = self.epochs.entry(due.namespace.clone()).or_default();
+        epochs.insert(due.id.clone(), due.epoch) != Some(due.epoch)
+    }
+}
+
+/// What is due and can be read, earliest first in each namespace: `limit` in all, or rather less.
+fn due(namespaces: &Namespaces, now_ms: u64, unreadable: &Unreadable, limit: usize) -> Vec<Due> {
+    let has_due = |next_ms: Option<u64>| next_ms.is_some_and(|next_ms| next_ms <= now_ms);
+    let parts: Vec<_> = namespaces.iter().filter(|part| has_due(part.rooms.schedules.next_tick_ms())).collect();
+    let share = (limit / parts.len().max(1)).max(1);
+    let of_part = |part: &Part| -> Vec<Due> {
+        // What cannot be read stays due for ever and comes first: it is looked past.
+        let due = part.rooms.schedules.due(now_ms, share + unreadable.count(&part.name));
+        (due.into_iter())
+            .filter(|schedule| !unreadable.contains(&part.name, schedule))
+            .take(share)
+            .filter_map(|schedule| without_template(&part.name, schedule))
             .collect()
-    })
+    };
+    parts.into_iter().flat_map(of_part).collect()
 }
 
 fn without_template(namespace: &Arc<str>, schedule: &Schedule) -> Option<Due> {
@@ -110,11 +143,11 @@ fn without_template(namespace: &Arc<str>, schedule: &Schedule) -> Option<Due> {
     })
 }
 
-fn prepare(due: &Due, now_ms: u64, unreadable: &mut BTreeSet<(Arc<str>, String, u64)>) -> Option<FireSchedule> {
+fn prepare(due: &Due, now_ms: u64, unreadable: &mut Unreadable) -> Option<FireSchedule> {
     match Calendar::of(&due.spec) {
         Ok(calendar) => Some(firing(due, &calendar, now_ms)),
         Err(wrong) => {
-            if unreadable.insert((due.namespace.clone(), due.id.clone(), due.epoch)) {
+            if unreadable.insert(due) {
                 tracing::error!(schedule = due.id, wrong.message, "this node cannot fire a schedule");
             }
             None
@@ -162,6 +195,10 @@ async fn fire(core: &Core, namespace: Arc<str>, firing: FireSchedule, term: u64)
 
 #[cfg(test)]
 mod tests {
+    use quorate_proto::log::Command;
+    use quorate_proto::v1::{CreateScheduleRequest, SetNamespaceRequest, TaskSpec};
+    use quorate_raft::apply::Machine;
+
     use super::*;
 
     const TOLERANCE_MS: u64 = 60_000;
@@ -218,9 +255,67 @@ mod tests {
     fn what_cannot_be_read_is_said_once() {
         let (due, _) = every_ten_seconds(MissedTicks::All);
         let due = Due { spec: ScheduleSpec { time_zone: "Mars/Olympus".to_owned(), ..due.spec }, ..due };
-        let mut unreadable = BTreeSet::new();
+        let mut unreadable = Unreadable::default();
         assert_eq!(prepare(&due, 2_000_000, &mut unreadable), None);
-        assert_eq!(prepare(&due, 2_000_000, &mut unreadable), None);
-        assert_eq!(unreadable.len(), 1);
+        assert!(!unreadable.insert(&due), "it has been said");
+        assert!(unreadable.insert(&Due { epoch: 8, ..due }), "it has changed since");
+        assert_eq!(unreadable.count("default"), 1);
+    }
+
+    fn apply(machine: &mut Machine, namespace: &str, body: command::Body) {
+        let command = Command { namespace: namespace.to_owned(), body: Some(body), ..Command::default() };
+        let answer = machine.apply(0, 0, vec![command]).unwrap().remove(0);
+        assert!(!matches!(answer.body, Some(answer::Body::Rejected(_))), "{answer:?}");
+    }
+
+    /// A schedule with a cron expression, which is read here and not by the state.
+    fn create(machine: &mut Machine, namespace: &str, id: &str, cron: &str, first_tick_ms: u64) {
+        let spec = ScheduleSpec {
+            schedule_id: id.to_owned(),
+            cron: cron.to_owned(),
+            task: Some(TaskSpec { title: "count".to_owned(), ..TaskSpec::default() }),
+            ..ScheduleSpec::default()
+        };
+        let request = CreateScheduleRequest { spec: Some(spec), first_tick_ms, ..CreateScheduleRequest::default() };
+        apply(machine, namespace, command::Body::CreateSchedule(request));
+    }
+
+    /// What a round fires: namespaces and ids.
+    fn round(machine: &Machine, unreadable: &mut Unreadable, limit: usize) -> Vec<String> {
+        let due = due(&machine.namespaces, 1_000, unreadable, limit);
+        (due.iter())
+            .filter_map(|due| prepare(due, 1_000, unreadable).map(|_| format!("{}/{}", due.namespace, due.id)))
+            .collect()
+    }
+
+    #[test]
+    fn what_cannot_be_read_takes_nobodys_place() {
+        let mut machine = Machine::in_memory();
+        let other = SetNamespaceRequest { name: "other".to_owned(), ..SetNamespaceRequest::default() };
+        apply(&mut machine, "", command::Body::SetNamespace(other));
+        for id in ["x", "y", "z"] {
+            create(&mut machine, "default", id, "from a later version", 100);
+        }
+        create(&mut machine, "default", "good", "* * * * *", 200);
+        create(&mut machine, "other", "good", "* * * * *", 900);
+        create(&mut machine, "other", "later", "* * * * *", 1_001);
+        let mut unreadable = Unreadable::default();
+        assert_eq!(round(&machine, &mut unreadable, 4), ["other/good"], "those of its own namespace come after it");
+        assert_eq!(round(&machine, &mut unreadable, 4), ["default/good", "other/good"]);
+        assert_eq!(unreadable.count("default"), 3);
+    }
+
+    #[test]
+    fn each_namespace_has_its_share_of_a_round() {
+        let mut machine = Machine::in_memory();
+        let other = SetNamespaceRequest { name: "other".to_owned(), ..SetNamespaceRequest::default() };
+        apply(&mut machine, "", command::Body::SetNamespace(other));
+        for id in ["a", "b", "c", "d", "e"] {
+            create(&mut machine, "default", id, "* * * * *", 100);
+        }
+        create(&mut machine, "other", "f", "* * * * *", 100);
+        let mut unreadable = Unreadable::default();
+        assert_eq!(round(&machine, &mut unreadable, 4), ["default/a", "default/b", "other/f"]);
+        assert_eq!(round(&machine, &mut unreadable, 1), ["default/a", "other/f"], "one of each at least");
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 use quorate_proto::log::{Answer, Batch, Command, CompactEvents, Done, StateHead, answer, command};
-use quorate_proto::v1::RequestId;
+use quorate_proto::v1::{Rejection, RejectionCode, RequestId};
 
 use crate::effect::Effect;
 use crate::error::{Error, Fatal, Outcome, invalid};
@@ -34,6 +34,9 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// How many due things of each room one tick handles. What is left is due at once again.
 const DUE_PER_TICK: usize = 1_000;
+
+/// What the commands of one entry may write, rows and events: those after are turned away.
+const ENTRY_BYTES: usize = 64 << 20;
 
 /// Where the state stands: written in the same batch as the rows it describes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -110,13 +113,34 @@ pub fn apply_batch(
     let batch = Batch::decode(payload)?;
     head.now_ms = head.now_ms.max(batch.now_ms);
     let mut answers = Vec::with_capacity(batch.commands.len());
+    let before = txn.bytes();
     for (position, bytes) in batch.commands.into_iter().enumerate() {
         head.rev += 1;
         let ctx = Ctx { now_ms: head.now_ms, rev: head.rev, entropy: mix(batch.entropy, position as u64) };
         let command = Command::decode(bytes)?;
+        if txn.bytes() - before > ENTRY_BYTES && !command.body.as_ref().is_some_and(is_the_leaders) {
+            answers.push(Answer { rev: ctx.rev, body: Some(answer::Body::Rejected(too_much())) });
+            continue;
+        }
         answers.push(run(namespaces, txn, head, &ctx, command, happened)?);
     }
     Ok(answers)
+}
+
+/// A small request may write much: a byte appended to a large document writes all of it. What one entry may write is
+/// bounded, or a thousand such requests that happen to share it would take every replica's memory, again at each restart.
+fn too_much() -> Rejection {
+    Rejection {
+        code: RejectionCode::Overloaded as i32,
+        field: String::new(),
+        message: format!("the commands before this one wrote more than {ENTRY_BYTES} bytes at once; try again"),
+    }
+}
+
+/// What only a leader says must not be put off: time and sessions depend on it.
+fn is_the_leaders(body: &command::Body) -> bool {
+    use command::Body as C;
+    matches!(body, C::Tick(_) | C::ExpireSession(_) | C::FireSchedule(_) | C::DescribeCluster(_) | C::CompactEvents(_))
 }
 
 /// One command, behind its request record.
@@ -247,12 +271,7 @@ fn run_whole(
 
 /// Everything that is due, in every namespace, up to a bound in each.
 fn tick(namespaces: &mut Namespaces, txn: &mut Txn<'_>, ctx: &Ctx, happened: &mut Vec<Happened>) -> Result<(), Fatal> {
-    for name in namespaces.to_tick(ctx.now_ms) {
-        if let Some(number) = namespaces.removing(&name) {
-            txn.enter(number);
-            namespaces::remove_some(namespaces, &mut Out { txn, effects: &mut Vec::new() }, &name)?;
-            continue;
-        }
+    for name in namespaces.to_tick(ctx) {
         let Ok(part) = namespaces.existing_mut(&name) else { continue };
         let run = run_in(part, txn, ctx, happened, true, |rooms, out| {
             agents::run_due(rooms, out, ctx, DUE_PER_TICK)?;
@@ -397,6 +416,9 @@ impl Machine {
                 Some(value) => self.rows.0.insert(key, value),
                 None => self.rows.0.remove(&key),
             };
+        }
+        for (from, to) in writes.ranges_gone {
+            self.rows.0.retain(|key, _| *key < from || *key >= to);
         }
         self.events.extend(writes.events);
         if let Some(through_rev) = writes.events_gone {

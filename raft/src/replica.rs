@@ -4,6 +4,7 @@
 //! lock until its rows are written. Deliberately absent: whether a read is fresh enough. That is the reader's question
 //! to consensus.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,6 +26,9 @@ use crate::storage::rows::Rows;
 use crate::storage::snapshot::{Layout, SnapshotDir, read_head};
 use crate::storage::state_db::StateDb;
 use crate::storage::txn::Txn;
+
+/// How much is collected of several entries before it is written.
+const APPLY_BYTES: usize = 32 << 20;
 
 /// What one committed entry asks of the state.
 #[derive(Debug)]
@@ -83,6 +87,17 @@ pub struct Page {
     pub compacted_rev: u64,
 }
 
+/// How much of the event history one look goes through, at most. A rev that it has begun it finishes.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Rows: a rev has one in each namespace where it changed something.
+    pub rows: usize,
+    /// Bytes read, whoever they are about.
+    pub read_bytes: usize,
+    /// Bytes of the events that pass.
+    pub bytes: usize,
+}
+
 /// The applied state of this node.
 pub struct Replica {
     applied: RwLock<Applied>,
@@ -120,14 +135,13 @@ impl Replica {
         self.rev.subscribe()
     }
 
-    /// The event history of one namespace from `from_rev` on: what `wanted` passes, until that is `max_bytes` or rather more,
-    /// or `max_revs` were looked at. Apply goes on meanwhile. `None`: the namespace does not exist.
+    /// The event history of one namespace from `from_rev` on: what `wanted` passes, until one of the bounds is reached.
+    /// It reads the disk, for as long as the bounds allow. Apply goes on meanwhile. `None`: the namespace does not exist.
     pub fn events(
         &self,
         namespace: &str,
         from_rev: u64,
-        max_revs: usize,
-        max_bytes: usize,
+        bounds: Bounds,
         mut wanted: impl FnMut(&Event) -> bool,
     ) -> Result<Option<Page>, Fatal> {
         let (db, number, mut page) = {
@@ -137,14 +151,17 @@ impl Replica {
             let page = Page { through_rev: rev, compacted_rev: events_compacted_rev, ..Page::default() };
             (applied.db.clone(), part.row.number, page)
         };
-        let (newest, mut looked, mut bytes) = (page.through_rev, 0, 0);
+        let newest = page.through_rev;
+        let (mut last, mut rows, mut read_bytes, mut bytes) = (0, 0, 0, 0);
         db.scan_events(from_rev, &mut |rev, value| {
-            // What was applied since belongs to the next page, and so does what does not fit.
-            if rev > newest || looked >= max_revs || bytes >= max_bytes {
+            let is_full = rows >= bounds.rows || read_bytes >= bounds.read_bytes || bytes >= bounds.bytes;
+            // What was applied since belongs to the next page, and so does what does not fit. A rev that changed several
+            // namespaces is not divided: the page after it would show the part before the cut once more.
+            if rev > newest || (is_full && rev != last) {
                 page.through_rev = newest.min(rev - 1);
                 return Ok(false);
             }
-            looked += 1;
+            (last, rows, read_bytes) = (rev, rows + 1, read_bytes + value.len());
             let stored = history::decode(value)?;
             if stored.namespace == number {
                 let events: Vec<Event> = stored.events.into_iter().filter(&mut wanted).collect();
@@ -164,6 +181,18 @@ impl Replica {
     pub fn events_bytes(&self) -> Result<u64, Fatal> {
         let db = self.applied.read().db.clone();
         db.events_bytes()
+    }
+
+    /// Gives back the disk space of what was compacted, and says up to where that was.
+    pub fn drop_compacted_events(&self) -> Result<u64, Fatal> {
+        let (db, through_rev) = {
+            let applied = self.applied.read();
+            (applied.db.clone(), applied.head.events_compacted_rev)
+        };
+        // What says that they are gone must not be forgotten in a crash.
+        db.flush()?;
+        db.drop_event_files(through_rev)?;
+        Ok(through_rev)
     }
 
     /// The first event at or after `from_rev`, of any namespace: its rev and its time.
@@ -246,6 +275,11 @@ impl Replica {
             let Applied { namespaces, db, head } = &mut *applied;
             let mut txn = Txn::new(&**db, head.digest);
             for entry in entries {
+                // Between two entries the state is whole: it may be written in as many steps as memory asks for.
+                if txn.bytes() > APPLY_BYTES {
+                    write(db, txn, head)?;
+                    txn = Txn::new(&**db, head.digest);
+                }
                 head.applied = Some(entry.log_id);
                 answers.push(match entry.content {
                     Content::Blank => Vec::new(),
@@ -256,11 +290,7 @@ impl Replica {
                     Content::Batch(payload) => apply_batch(namespaces, &mut txn, head, payload, &mut happened)?,
                 });
             }
-            head.digest = txn.digest();
-            let mut writes = txn.into_writes();
-            let row = prost::Message::encode_to_vec(&head.to_row());
-            writes.rows.insert(Key::table(Table::Head).as_bytes().to_vec(), Some(row.into()));
-            db.write(writes)?;
+            write(db, txn, head)?;
             self.rev.send_replace(head.rev);
         }
         self.announce(happened);
@@ -289,9 +319,11 @@ impl Replica {
         let (path, name) = self.layout.next_generation(current.path(), kept.path())?;
         let next = open_generation(&path)?;
         self.layout.point_to(&name)?;
-        let names: Vec<Arc<str>> = next.namespaces.iter().map(|part| part.name.clone()).collect();
+        let mut names: BTreeSet<Arc<str>> = next.namespaces.iter().map(|part| part.name.clone()).collect();
         {
             let mut applied = self.applied.write();
+            // Whoever listens in a namespace that is gone has to hear of it too.
+            names.extend(applied.namespaces.iter().map(|part| part.name.clone()));
             *applied = next;
             self.rev.send_replace(applied.head.rev);
         }
@@ -326,6 +358,15 @@ impl Replica {
     }
 }
 
+/// Writes a batch with the head that belongs to it.
+fn write(db: &StateDb, txn: Txn<'_>, head: &mut Head) -> Result<(), Fatal> {
+    head.digest = txn.digest();
+    let mut writes = txn.into_writes();
+    let row = prost::Message::encode_to_vec(&head.to_row());
+    writes.rows.insert(Key::table(Table::Head).as_bytes().to_vec(), Some(row.into()));
+    db.write(writes)
+}
+
 fn index_of(head: &Head) -> Option<u64> {
     head.applied.map(|(_, index)| index)
 }
@@ -335,4 +376,102 @@ fn open_generation(path: &Path) -> Result<Applied, Fatal> {
     let head = read_head(&db)?;
     let namespaces = Namespaces::rebuild(&db)?;
     Ok(Applied { namespaces, db: Arc::new(db), head })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use quorate_proto::log::{Batch, Command, Tick, answer, command};
+    use quorate_proto::v1::{KvPutRequest, SetNamespaceRequest};
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+
+    const UNBOUNDED: Bounds = Bounds { rows: usize::MAX, read_bytes: usize::MAX, bytes: usize::MAX };
+
+    fn opened(root: &Path) -> (Replica, UnboundedReceiver<Vec<Happened>>) {
+        let (sender, happened) = unbounded_channel();
+        (Replica::open(root, sender).unwrap(), happened)
+    }
+
+    /// Applies one command as an entry of its own.
+    fn apply(replica: &Replica, now_ms: u64, namespace: &str, body: command::Body) {
+        let index = replica.head().applied.map_or(1, |(_, index)| index + 1);
+        let command = Command { namespace: namespace.to_owned(), body: Some(body), ..Command::default() };
+        let batch = Batch { now_ms, entropy: 0, commands: vec![command.encode_to_vec().into()] };
+        let entry = Applicable { log_id: (1, index), content: Content::Batch(batch.encode_to_vec().into()) };
+        let answers = replica.apply(vec![entry]).unwrap();
+        assert!(!matches!(answers[0][0].body, Some(answer::Body::Rejected(_))), "{answers:?}");
+    }
+
+    fn create(replica: &Replica, namespace: &str) {
+        let request = SetNamespaceRequest { name: namespace.to_owned(), ..SetNamespaceRequest::default() };
+        apply(replica, 0, "", command::Body::SetNamespace(request));
+    }
+
+    /// A document that is there for a second.
+    fn put(replica: &Replica, namespace: &str, key: &str) {
+        let request = KvPutRequest { key: key.to_owned(), ttl_ms: 1_000, ..KvPutRequest::default() };
+        apply(replica, 0, namespace, command::Body::KvPut(request));
+    }
+
+    /// The namespace at rev 1, a document in each at revs 2 and 3, the end of both at rev 4.
+    fn two_namespaces(root: &Path) -> Replica {
+        let (replica, _) = opened(root);
+        create(&replica, "other");
+        put(&replica, "default", "a");
+        put(&replica, "other", "b");
+        apply(&replica, 5_000, "", command::Body::Tick(Tick {}));
+        replica
+    }
+
+    #[test]
+    fn a_rev_of_several_namespaces_is_in_one_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let replica = two_namespaces(dir.path());
+        for (namespace, revs) in [("default", [2, 4]), ("other", [3, 4])] {
+            let (mut next, mut seen) = (1, Vec::new());
+            while next <= 4 {
+                let bounds = Bounds { rows: 1, ..UNBOUNDED };
+                let page = replica.events(namespace, next, bounds, |_| true).unwrap().unwrap();
+                assert!(page.through_rev >= next, "no page is without progress");
+                seen.extend(page.events.into_iter().map(|(rev, _)| rev));
+                next = page.through_rev + 1;
+            }
+            assert_eq!(seen, revs, "{namespace}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_pass_is_bounded_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let replica = two_namespaces(dir.path());
+        let look = |bounds| {
+            let page = replica.events("default", 1, bounds, |_| false).unwrap().unwrap();
+            assert!(page.events.is_empty());
+            page.through_rev
+        };
+        assert_eq!(look(UNBOUNDED), 4);
+        assert_eq!(look(Bounds { bytes: 1, ..UNBOUNDED }), 4, "nothing passes");
+        assert_eq!(look(Bounds { read_bytes: 1, ..UNBOUNDED }), 2);
+        assert_eq!(look(Bounds { rows: 2, ..UNBOUNDED }), 3);
+        assert!(replica.events("nowhere", 1, UNBOUNDED, |_| true).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_replaced_state_is_told_where_it_was_and_where_it_is() {
+        let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (replica, mut happened) = opened(ours.path());
+        create(&replica, "gone");
+        let (other, _) = opened(theirs.path());
+        create(&other, "new");
+        create(&other, "newer");
+        let (snapshot, _) = other.take_snapshot().unwrap();
+        while happened.try_recv().is_ok() {}
+        replica.install_snapshot(&snapshot).unwrap();
+        let told = happened.try_recv().unwrap();
+        assert!(told.iter().all(|happened| happened.effect == Effect::StateReplaced), "{told:?}");
+        let names: Vec<&str> = told.iter().map(|happened| &*happened.namespace).collect();
+        assert_eq!(names, ["default", "gone", "new", "newer"]);
+    }
 }

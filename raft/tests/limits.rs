@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use quorate_proto::log::{Answer, Command, Tick, answer, command};
-use quorate_proto::v1::{OpenSessionRequest, RejectionCode, RequestId, SubmitTasksRequest, TaskSpec};
+use quorate_proto::v1::{
+    KvMerge, KvPutRequest, OpenSessionRequest, RejectionCode, RequestId, SubmitTasksRequest, TaskSpec,
+};
 use quorate_raft::apply::Machine;
 use quorate_raft::state::namespaces::Namespaces;
 use quorate_raft::state::sessions::MAX_KEPT_ANSWERS;
@@ -117,4 +119,33 @@ fn time_never_goes_back() {
     assert_eq!(machine.head.now_ms, 5_000, "a proposer with a slower clock does not turn time back");
     machine.apply(6_000, 3, vec![tick()]).unwrap();
     assert_eq!(machine.head.now_ms, 6_000);
+}
+
+#[test]
+fn what_one_entry_writes_is_bounded_whatever_its_commands_ask_for() {
+    let put = |value: Vec<u8>, merge: KvMerge| Command {
+        body: Some(command::Body::KvPut(KvPutRequest {
+            key: "log".to_owned(),
+            value: value.into(),
+            merge: merge as i32,
+            ..KvPutRequest::default()
+        })),
+        ..Command::default()
+    };
+    let mut machine = Machine::in_memory();
+    machine.apply(1, 1, vec![put(vec![b'x'; 1_000_000], KvMerge::Replace)]).unwrap();
+    // Each writes a megabyte as the document, as its earlier version, and as the event.
+    let mut commands: Vec<Command> = (0..200).map(|_| put(vec![b'y'], KvMerge::Append)).collect();
+    commands.push(Command { body: Some(command::Body::Tick(Tick {})), ..Command::default() });
+    let answers = machine.apply(2, 1, commands).unwrap();
+    let refused: Vec<bool> = answers.iter().map(|answer| refusal(answer).is_some()).collect();
+    let done = refused.iter().take_while(|refused| !**refused).count();
+    assert!((10..40).contains(&done), "{done} of 200 were done");
+    assert!(refused[done..200].iter().all(|refused| *refused), "what comes after is turned away");
+    assert!(refusal(&answers[done]).is_some_and(|(code, _)| code == RejectionCode::Overloaded));
+    assert!(!refused[200], "a leader's word is not put off");
+    assert_eq!(Namespaces::rebuild(&machine.rows).unwrap(), machine.namespaces);
+    // The next entry has room again.
+    let answers = machine.apply(3, 1, vec![put(vec![b'y'], KvMerge::Append)]).unwrap();
+    assert_eq!(refusal(&answers[0]), None);
 }

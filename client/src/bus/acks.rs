@@ -152,7 +152,7 @@ fn verdict(answer: &Result<AckResponse, Error>, place: usize) -> Result<(), Erro
     match answer {
         Ok(answer) if answer.stale.iter().any(|stale| *stale as usize == place) => {
             let message = "the delivery was superseded: its time was up, or it was taken away".to_owned();
-            Err(Error::Fenced { message })
+            Err(Error::Fenced { field: "token".to_owned(), message })
         }
         Ok(_) => Ok(()),
         Err(error) => Err(error.clone()),
@@ -171,7 +171,7 @@ fn tell(line: &Line, ack: Ack, verdict: Result<(), Error>) {
 fn is_over(item: &AckItem, verdict: &Result<(), Error>) -> bool {
     match verdict {
         Ok(()) => item.kind() != AckKind::Extend,
-        Err(error) => matches!(error, Error::Fenced { .. }),
+        Err(error) => matches!(error, Error::Fenced { .. }) && !error.fence_is_over(),
     }
 }
 
@@ -187,6 +187,10 @@ mod tests {
 
     fn item(token: u64, seq: u64, kind: AckKind) -> AckItem {
         AckItem { token, seq, kind: kind as i32, ..AckItem::default() }
+    }
+
+    fn fenced(field: &str) -> Error {
+        Error::Fenced { field: field.to_owned(), message: "over".to_owned() }
     }
 
     fn asked(seq: u64) -> Asked {
@@ -219,7 +223,7 @@ mod tests {
         let some_stale = Ok(AckResponse { stale: vec![1], rev: 9 });
         assert!(verdict(&some_stale, 0).is_ok());
         assert!(matches!(verdict(&some_stale, 1), Err(Error::Fenced { .. })));
-        let all_stale = Err(Error::Fenced { message: "all of them".to_owned() });
+        let all_stale = Err(fenced("items"));
         assert!(matches!(verdict(&all_stale, 0), Err(Error::Fenced { .. })));
     }
 
@@ -229,7 +233,9 @@ mod tests {
         assert!(!is_over(&item(5, 1, AckKind::Extend), &Ok(())));
         let unknown = Err(Error::OutcomeUnknown { message: String::new() });
         assert!(!is_over(&item(5, 1, AckKind::Ack), &unknown));
-        assert!(is_over(&item(5, 1, AckKind::Extend), &Err(Error::Fenced { message: String::new() })));
+        assert!(is_over(&item(5, 1, AckKind::Extend), &Err(fenced("items[0].token"))));
+        let under_an_old_grant = Err(fenced("fence"));
+        assert!(!is_over(&item(5, 1, AckKind::Ack), &under_an_old_grant), "nobody looked at the delivery");
     }
 
     #[tokio::test]

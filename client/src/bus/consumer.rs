@@ -188,7 +188,9 @@ async fn open(bus: Bus, request: ConsumeRequest) -> Result<Items<ConsumeEvent>, 
 fn take(line: &Line, event: Option<Event>) {
     line.with(|inbox| match event {
         Some(Event::Delivery(delivery)) => inbox.admit(delivery),
-        Some(Event::Standing(_)) => inbox.standing(),
+        // What it holds is sent anew, within the stream.
+        Some(Event::Standing(false)) => inbox.begin(),
+        Some(Event::Standing(true)) => inbox.standing(),
         Some(Event::Gone(gone)) => inbox.withdraw((gone.token, gone.seq)),
         // Something that a newer cluster says.
         None => {}
@@ -226,6 +228,22 @@ mod tests {
         take(&consumer.line, Some(Event::Gone(DeliveryGone { seq: 1, token: 5 })));
         let delivery = timeout(TTL, consumer.next()).await.unwrap().unwrap().unwrap();
         assert_eq!((delivery.message().seq, delivery.token(), delivery.attempt()), (2, 5, 1));
+    }
+
+    #[tokio::test]
+    async fn what_a_renewed_list_leaves_out_is_not_handed_out() {
+        let (_session, mut consumer) = consumer();
+        consumer.line.with(|inbox| inbox.begin());
+        take(&consumer.line, delivered(5, 1));
+        take(&consumer.line, delivered(5, 2));
+        take(&consumer.line, Some(Event::Standing(true)));
+        // The first went meanwhile, and its end was not heard of.
+        take(&consumer.line, Some(Event::Standing(false)));
+        take(&consumer.line, delivered(5, 2));
+        take(&consumer.line, Some(Event::Standing(true)));
+        let delivery = timeout(TTL, consumer.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(delivery.message().seq, 2);
+        assert!(timeout(Duration::from_millis(50), consumer.next()).await.is_err(), "and nothing else");
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! What came to one consumer and is not over yet.
 //!
-//! A stream begins with everything that its consumer holds. Most of that was handed out already; some may have been
-//! acknowledged while the list was under way. Only what was never here is new. What the list leaves out is over.
+//! A stream begins with everything that its consumer holds, and may bring that list anew later on. Most of it was handed
+//! out already; some may have been acknowledged while the list was under way. Only what was never here is new. What the
+//! list leaves out is over.
 //!
 //! Memory: what is held is bounded by the consumer's credit. Of what is over, as much is remembered as a list can still
 //! name.
@@ -93,7 +94,7 @@ impl Inbox {
         }
     }
 
-    /// Another stream begins, with a list.
+    /// A list begins: with another stream, or anew within one.
     pub(super) fn begin(&mut self) {
         self.listed = Some(BTreeSet::new());
     }
@@ -174,6 +175,10 @@ mod tests {
         Delivery { message: Some(BusMessage { seq, ..BusMessage::default() }), token, ..Delivery::default() }
     }
 
+    fn fenced(message: &str) -> Error {
+        Error::Fenced { field: String::new(), message: message.to_owned() }
+    }
+
     fn handed_out(inbox: &mut Inbox) -> Vec<Key> {
         let mut keys = Vec::new();
         while let Poll::Ready(Some(Ok(delivery))) = inbox.next() {
@@ -240,9 +245,9 @@ mod tests {
     fn the_end_is_told_once_and_what_waited_is_not_handed_out() {
         let mut inbox = Inbox::new(1);
         inbox.admit(delivery(5, 1));
-        inbox.finish(Error::Fenced { message: "the session has ended".to_owned() });
+        inbox.finish(fenced("the session has ended"));
         assert!(matches!(inbox.next(), Poll::Ready(Some(Err(Error::Fenced { .. })))));
-        inbox.finish(Error::Fenced { message: "again".to_owned() });
+        inbox.finish(fenced("again"));
         assert!(matches!(inbox.next(), Poll::Ready(None)));
     }
 

@@ -21,7 +21,6 @@ use super::consumer::Consumer;
 use crate::background::in_background;
 use crate::client::new_id;
 use crate::error::Error;
-use crate::requests::session_over;
 use crate::sessions::Session;
 
 /// How many answers are on their way at once.
@@ -96,9 +95,14 @@ impl Requester {
     }
 
     /// Asks, and waits for the answer. `TimedOut`: there was none in time; a later one is kept for a while.
-    /// `Rejected` with `FAILED_PRECONDITION`: nobody subscribes to what was asked. `Fenced`: the session has ended.
+    /// `Rejected` with `FAILED_PRECONDITION`: nobody subscribes to what was asked. `Fenced`: the session has ended. Once
+    /// its subscription is gone it asks nothing any more, and says why.
     pub async fn request(&self, mut message: BusMessage, limit: Duration) -> Result<BusMessage, Error> {
-        let Inner { bus, session, subject, .. } = &*self.inner;
+        let Inner { bus, session, subject, replies, .. } = &*self.inner;
+        let over = replies.lock().over.clone();
+        if let Some(over) = over {
+            return Err(over);
+        }
         message.reply_to = subject.clone();
         if message.correlation_id.is_empty() {
             message.correlation_id = new_id("c");
@@ -108,7 +112,7 @@ impl Requester {
         let request = PublishRequest { messages: vec![message], must_match: true, ..PublishRequest::default() };
         let answered = timeout(limit, async {
             bus.publish_all(Some(session), request).await?;
-            expected.answer(session).await
+            expected.answer().await
         });
         answered.await.unwrap_or_else(|_| Err(timed_out(limit)))
     }
@@ -116,7 +120,7 @@ impl Requester {
     /// Waits for the answer to something that was sent by other means with this correlation id and with
     /// [`Requester::subject`] as its `reply_to`. One that has come already is returned at once.
     pub async fn wait_for(&self, correlation_id: &str, limit: Duration) -> Result<BusMessage, Error> {
-        let answered = timeout(limit, self.expect(correlation_id).answer(&self.inner.session)).await;
+        let answered = timeout(limit, self.expect(correlation_id).answer()).await;
         answered.unwrap_or_else(|_| Err(timed_out(limit)))
     }
 
@@ -131,6 +135,10 @@ fn timed_out(limit: Duration) -> Error {
     Error::TimedOut { message: format!("no answer came within {limit:?}") }
 }
 
+fn unheard() -> Error {
+    Error::OutcomeUnknown { message: "nobody listens for answers any more".to_owned() }
+}
+
 /// A session's id as one token of a subject.
 fn token_of(session_id: &str) -> String {
     session_id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
@@ -138,11 +146,15 @@ fn token_of(session_id: &str) -> String {
 
 /// Hands out what comes, until no more can come.
 async fn collect(mut consumer: Consumer, replies: Arc<Mutex<Replies>>) {
-    while let Some(Ok(delivery)) = consumer.next().await {
-        replies.lock().arrive(delivery.message().clone());
-        delivery.ack_unheard();
+    while let Some(next) = consumer.next().await {
+        match next {
+            Ok(delivery) => {
+                replies.lock().arrive(delivery.message().clone());
+                delivery.ack_unheard();
+            }
+            Err(error) => replies.lock().close(error),
+        }
     }
-    replies.lock().close();
 }
 
 /// An answer that is waited for.
@@ -153,8 +165,9 @@ struct Expected {
 }
 
 impl Expected {
-    async fn answer(mut self, session: &Session) -> Result<BusMessage, Error> {
-        (&mut self.receiver).await.map_err(|_| session_over(session))
+    async fn answer(mut self) -> Result<BusMessage, Error> {
+        let heard = (&mut self.receiver).await;
+        heard.map_err(|_| self.replies.lock().over.clone().unwrap_or_else(unheard))
     }
 }
 
@@ -176,7 +189,8 @@ struct Replies {
     waiting: BTreeMap<String, VecDeque<oneshot::Sender<BusMessage>>>,
     early: VecDeque<BusMessage>,
     early_bytes: usize,
-    is_closed: bool,
+    /// Why no more will come.
+    over: Option<Error>,
 }
 
 impl Replies {
@@ -187,7 +201,7 @@ impl Replies {
             self.early_bytes -= message.payload.len();
             // The receiver is right here.
             drop(sender.send(message));
-        } else if !self.is_closed {
+        } else if self.over.is_none() {
             self.waiting.entry(correlation_id.to_owned()).or_default().push_back(sender);
         }
         receiver
@@ -225,15 +239,16 @@ impl Replies {
         }
     }
 
-    /// No more will come.
-    fn close(&mut self) {
-        self.is_closed = true;
+    /// No more will come, for this reason.
+    fn close(&mut self, reason: Error) {
+        self.over = Some(reason);
         self.waiting.clear();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use quorate_proto::v1::RejectionCode;
     use tokio::time::Instant;
 
     use super::*;
@@ -249,13 +264,12 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_finds_who_waits_for_it_whichever_comes_first() {
-        let session = Session::alone(Duration::from_secs(60), Instant::now());
         let replies = Arc::new(Mutex::new(Replies::default()));
         let waiting = expected(&replies, "c-1");
         replies.lock().arrive(answer("c-2", "early"));
         replies.lock().arrive(answer("c-1", "awaited"));
-        assert_eq!(waiting.answer(&session).await.unwrap().payload, "awaited");
-        assert_eq!(expected(&replies, "c-2").answer(&session).await.unwrap().payload, "early");
+        assert_eq!(waiting.answer().await.unwrap().payload, "awaited");
+        assert_eq!(expected(&replies, "c-2").answer().await.unwrap().payload, "early");
         let replies = replies.lock();
         assert!(replies.waiting.is_empty() && replies.early.is_empty() && replies.early_bytes == 0);
     }
@@ -287,13 +301,39 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_waits_for_what_cannot_come() {
-        let session = Session::alone(Duration::from_secs(60), Instant::now());
+    async fn nobody_waits_for_what_cannot_come_and_everybody_hears_why() {
         let replies = Arc::new(Mutex::new(Replies::default()));
         let before = expected(&replies, "c-1");
-        replies.lock().close();
-        assert!(matches!(before.answer(&session).await, Err(Error::Fenced { .. })));
-        assert!(matches!(expected(&replies, "c-1").answer(&session).await, Err(Error::Fenced { .. })));
+        replies.lock().arrive(answer("c-2", "early"));
+        replies.lock().close(gone());
+        assert!(before.answer().await.unwrap_err().is_not_found());
+        assert!(expected(&replies, "c-1").answer().await.unwrap_err().is_not_found());
+        assert_eq!(expected(&replies, "c-2").answer().await.unwrap().payload, "early", "it had come");
+    }
+
+    #[tokio::test]
+    async fn one_whose_subscription_is_gone_says_so_though_its_session_lives() {
+        let session = Session::alone(Duration::from_secs(60), Instant::now());
+        let bus = Bus { client: session.client().clone() };
+        let replies = Arc::new(Mutex::new(Replies::default()));
+        let collecting = tokio::spawn(std::future::pending::<()>()).abort_handle();
+        let inner = Inner {
+            bus,
+            session: session.clone(),
+            subject: "reply.s".to_owned(),
+            replies: replies.clone(),
+            collecting,
+        };
+        let requester = Requester { inner: Arc::new(inner) };
+        replies.lock().close(gone());
+        let refused = requester.request(BusMessage::default(), Duration::from_secs(60)).await;
+        assert!(refused.unwrap_err().is_not_found() && session.is_alive());
+        assert!(requester.wait_for("c-1", Duration::from_secs(60)).await.unwrap_err().is_not_found());
+    }
+
+    fn gone() -> Error {
+        let message = "no subscription reply.s".to_owned();
+        Error::Rejected { code: RejectionCode::NotFound, field: "subscription".to_owned(), message }
     }
 
     #[test]

@@ -217,7 +217,7 @@ mod tests {
         let results = vec![TransactResult { result: Some(transact_result::Result::Put(put)) }];
         assert_eq!(judge(Ok(TransactResponse { results, rev: 7 })), Committed::Done(7));
         assert_eq!(judge(Err(rejected(RejectionCode::FailedPrecondition))), Committed::Stale);
-        assert_eq!(judge(Err(Error::Fenced { message: String::new() })), Committed::Superseded);
+        assert_eq!(judge(Err(Error::Fenced { field: String::new(), message: String::new() })), Committed::Superseded);
         assert_eq!(judge(Err(Error::OutcomeUnknown { message: String::new() })), Committed::Superseded);
         assert!(matches!(judge(Err(rejected(RejectionCode::InvalidArgument))), Committed::Refused(_)));
     }

@@ -4,6 +4,9 @@
 //! for a place that outlasts it, so that a failover does not lose it; but not for the whole wait, so that who dies does
 //! not stand in line for an hour. Whoever gives up withdraws, in the background: a lock that is granted to somebody who
 //! has gone helps nobody.
+//!
+//! A grant that took long to be heard of may be over by then. It is extended, or, having no TTL, asked about once more,
+//! before there is a guard for it.
 
 use std::time::Duration;
 
@@ -12,8 +15,9 @@ use quorate_proto::v1::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use super::guard::{Grant, LockGuard};
-use super::{Locks, stub};
+use super::grant::{Grant, extension};
+use super::guard::LockGuard;
+use super::{Locks, WITHDRAWALS, stub};
 use crate::background::in_background;
 use crate::call::{Outcome, Plan};
 use crate::client::{millis, new_id};
@@ -26,8 +30,6 @@ const PIECE: Duration = Duration::from_secs(10);
 const PLACE: Duration = Duration::from_secs(30);
 /// Whoever waits for longer waits for ever; and a clock can still count it.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
-/// When a withdrawal is tried, one after another, if the call that it takes back may still be on its way.
-static WITHDRAWALS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5)];
 
 /// How the next call of a wait goes.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,12 +115,16 @@ impl LockBuilder {
     }
 
     /// Takes it. `Rejected` with `FAILED_PRECONDITION`: others hold it and the wait is over (the message names who), or
-    /// the wait would have closed a circle; with `NOT_FOUND`: the session has ended. Dropping it withdraws from the line.
+    /// the wait would have closed a circle; with `NOT_FOUND`: the session has ended. `Fenced`: it was granted and over
+    /// again before this client could make sure of it. Dropping it withdraws from the line.
     pub async fn acquire(self) -> Result<LockGuard, Error> {
         let deadline = Instant::now() + self.wait.min(FOR_EVER);
         let mut place = Place::new(&self);
+        let mut is_asked_again = false;
         loop {
-            let piece = piece(deadline.saturating_duration_since(Instant::now()));
+            place.is_asking = true;
+            let asked_at = Instant::now();
+            let piece = piece(deadline.saturating_duration_since(asked_at));
             let asked = self.ask(&piece);
             let outcome = if piece.is_last {
                 asked.await
@@ -126,17 +132,36 @@ impl LockBuilder {
                 // Not as the call's own limit: that would count as the node's failure.
                 match timeout(piece.hold, asked).await {
                     Ok(outcome) => outcome,
-                    Err(_) => {
-                        place.waited = true;
-                        continue;
-                    }
+                    Err(_) => continue,
                 }
             };
-            let waited = place.waited;
-            let holder = place.answered(&outcome.result)?;
-            let grant = Grant { name: self.request.name.clone(), holder, sent: outcome.sent, waited };
+            // A resend may have been answered as an earlier attempt was.
+            let since = if outcome.doubt { asked_at } else { outcome.sent };
+            let (holder, now_ms) = place.answered(&outcome.result)?;
+            let mut grant = Grant::told(self.request.name.clone(), holder, now_ms, since);
+            match grant.ttl() {
+                Some(ttl) if grant.is_aged() => match self.extend(&mut grant, ttl).await {
+                    Ok(()) => {}
+                    Err(error) if may_be_had_again(&error) && Instant::now() < deadline => continue,
+                    Err(error) => return Err(error),
+                },
+                // Whoever asks for what he has is told how it stands.
+                None if grant.is_aged() && !is_asked_again => {
+                    is_asked_again = true;
+                    continue;
+                }
+                _ => {}
+            }
+            place.is_open = false;
             return Ok(LockGuard::of(self.locks.clone(), self.session.clone(), grant));
         }
+    }
+
+    async fn extend(&self, grant: &mut Grant, ttl: Duration) -> Result<(), Error> {
+        let until = Instant::now() + ttl.min(self.locks.client.config().call_timeout);
+        let extended = self.locks.extend_by(extension(ttl, until), &grant.name, grant.holder.token).await;
+        grant.extended(&extended.result?, extended.sent);
+        Ok(())
     }
 
     async fn ask(&self, piece: &Piece) -> Outcome<AcquireLockResponse> {
@@ -165,8 +190,8 @@ struct Place {
     is_asking: bool,
     /// It is taken by waiting.
     waits: bool,
-    /// Earlier calls were cut off: the grant may be older than the answer.
-    waited: bool,
+    /// It was granted.
+    is_granted: bool,
 }
 
 impl Place {
@@ -179,15 +204,16 @@ impl Place {
             request: None,
         };
         let (locks, session, waits) = (builder.locks.clone(), builder.session.clone(), !builder.wait.is_zero());
-        Place { locks, session, request, is_open: true, is_asking: true, waits, waited: false }
+        Place { locks, session, request, is_open: true, is_asking: true, waits, is_granted: false }
     }
 
-    /// The grant, if that is what the answer brings; then it is the guard's business.
-    fn answered(&mut self, answer: &Result<AcquireLockResponse, Error>) -> Result<LockHolder, Error> {
+    /// The grant and the cluster's time, if that is what the answer brings. Until there is a guard it stays to be taken
+    /// back.
+    fn answered(&mut self, answer: &Result<AcquireLockResponse, Error>) -> Result<(LockHolder, u64), Error> {
         match answer {
-            Ok(AcquireLockResponse { holder: Some(holder), .. }) => {
-                self.is_open = false;
-                Ok(holder.clone())
+            Ok(AcquireLockResponse { holder: Some(holder), now_ms, .. }) => {
+                (self.is_asking, self.is_granted) = (false, true);
+                Ok((holder.clone(), *now_ms))
             }
             Ok(AcquireLockResponse { position, .. }) => {
                 self.is_asking = false;
@@ -198,13 +224,18 @@ impl Place {
             }
             Err(error @ (Error::Rejected { .. } | Error::Fenced { .. } | Error::Config { .. })) => {
                 self.is_asking = false;
-                // Who is refused at once never had a place; who waited may still have one.
-                self.is_open = self.waits && is_wait_over(error);
+                // Who is refused at once never had a place; who waited, or was granted it before, may still have one.
+                self.is_open = self.is_granted || (self.waits && is_wait_over(error));
                 Err(error.clone())
             }
             Err(error) => Err(error.clone()),
         }
     }
+}
+
+/// Whether it is the grant that is over, and not the caller's right to speak of it.
+fn may_be_had_again(error: &Error) -> bool {
+    matches!(error, Error::Fenced { .. }) && !error.fence_is_over()
 }
 
 /// Whether it is the wait that came to nothing. What is refused for another reason was never in line, and a withdrawal
@@ -291,9 +322,21 @@ mod tests {
         assert!(unknown.answered(&lost).is_err() && unknown.is_open && unknown.is_asking);
         let mut granted = Place::new(&builder);
         let holder = LockHolder { token: 7, ..LockHolder::default() };
-        let answer = Ok(AcquireLockResponse { holder: Some(holder), position: 0, rev: 7 });
-        assert_eq!(granted.answered(&answer).unwrap().token, 7);
-        assert!(!granted.is_open);
+        let answer =
+            Ok(AcquireLockResponse { holder: Some(holder), rev: 7, now_ms: 1_000, ..AcquireLockResponse::default() });
+        let (holder, now_ms) = granted.answered(&answer).unwrap();
+        assert_eq!((holder.token, now_ms), (7, 1_000));
+        assert!(granted.is_open && !granted.is_asking, "until there is a guard");
+        assert!(granted.answered(&rejected("name")).is_err() && granted.is_open, "asked about once more");
+        granted.is_open = false;
+    }
+
+    #[test]
+    fn a_grant_that_is_over_may_be_had_again_but_not_under_a_fence_that_is() {
+        let fenced = |field: &str| Error::Fenced { field: field.to_owned(), message: "over".to_owned() };
+        assert!(may_be_had_again(&fenced("token")));
+        assert!(!may_be_had_again(&fenced("fence")));
+        assert!(!may_be_had_again(&Error::OutcomeUnknown { message: "lost".to_owned() }));
     }
 
     #[tokio::test]

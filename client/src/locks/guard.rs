@@ -9,22 +9,11 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Locks;
+use super::grant::{Grant, extension};
 use crate::background::in_background;
-use crate::call::{Outcome, Plan};
+use crate::call::Outcome;
 use crate::error::Error;
 use crate::sessions::Session;
-
-/// An extension gets a third of the TTL, but never less than a slow round trip takes.
-const SHORTEST_ATTEMPT: Duration = Duration::from_millis(300);
-
-/// What the cluster answered, and when it was asked.
-pub(super) struct Grant {
-    pub(super) name: String,
-    pub(super) holder: LockHolder,
-    pub(super) sent: Instant,
-    /// It may have been granted before it was asked for by the call that was answered.
-    pub(super) waited: bool,
-}
 
 /// A lock that is held. Dropping it gives the lock back in the background; [`LockGuard::release`] says whether that was
 /// in time.
@@ -45,14 +34,13 @@ pub struct LockGuard {
 
 impl LockGuard {
     pub(super) fn of(locks: Locks, session: Session, grant: Grant) -> Self {
-        let Grant { name, holder, sent, waited } = grant;
         let expired = Arc::new(watch::Sender::new(false));
-        let keeper = (holder.ttl_ms > 0).then(|| {
-            let term = Term { ttl: Duration::from_millis(holder.ttl_ms), sent, at_once: waited };
+        let (forced_at, term) = (grant.forced_at(), grant.ttl().zip(grant.ends()));
+        let Grant { name, holder, .. } = grant;
+        let keeper = term.map(|term| {
             let (locks, name, expired) = (locks.clone(), name.clone(), Arc::clone(&expired));
             tokio::spawn(keep(locks, name, holder.token, term, expired)).abort_handle()
         });
-        let forced_at = forced_after(&holder).and_then(|hold| sent.checked_add(hold));
         LockGuard { locks, session, name, holder, forced_at, expired, keeper, is_given_back: false }
     }
 
@@ -135,33 +123,24 @@ async fn at(instant: Option<Instant>) {
     }
 }
 
-/// How long a grant may be held; `None`: no limit.
-fn forced_after(holder: &LockHolder) -> Option<Duration> {
-    let limit_ms = holder.forced_at_ms.checked_sub(holder.acquired_at_ms)?;
-    (limit_ms > 0).then(|| Duration::from_millis(limit_ms))
-}
-
-/// What is known of a grant's time when its keeper begins.
-struct Term {
-    ttl: Duration,
-    sent: Instant,
-    at_once: bool,
-}
-
-/// Extends the grant every third of its TTL, until that is refused or its time is up. The time counts from when the call
-/// that was answered was *sent*: the cluster cannot have started its own count before that.
-async fn keep(locks: Locks, name: String, token: u64, term: Term, expired: Arc<watch::Sender<bool>>) {
-    let Term { ttl, sent, at_once } = term;
-    let mut ends = sent + ttl;
-    let mut next = if at_once { Instant::now() } else { sent + ttl / 3 };
+/// Extends the grant every third of its TTL, beginning when two thirds are left, until that is refused or its time is up.
+/// The time counts from when the call that was answered was *sent*: the cluster cannot have started its own count before
+/// that.
+async fn keep(
+    locks: Locks,
+    name: String,
+    token: u64,
+    (ttl, mut ends): (Duration, Instant),
+    expired: Arc<watch::Sender<bool>>,
+) {
+    let left = ends.saturating_duration_since(Instant::now());
+    let mut next = Instant::now() + left.saturating_sub(ttl * 2 / 3);
     loop {
         sleep_until(next.min(ends)).await;
         if Instant::now() >= ends {
             break;
         }
-        let attempt_limit = Some((ttl / 3).max(SHORTEST_ATTEMPT));
-        let extension = locks.extend_by(Plan { attempt_limit, until: Some(ends), ..Plan::SAFE }, &name, token);
-        match timeout_at(ends, extension).await {
+        match timeout_at(ends, locks.extend_by(extension(ttl, ends), &name, token)).await {
             Ok(Outcome { result: Ok(_), sent, .. }) => ends = ends.max(sent + ttl),
             Ok(Outcome { result: Err(error @ (Error::Unavailable { .. } | Error::OutcomeUnknown { .. })), .. }) => {
                 tracing::warn!(lock = name, %error, "an extension failed");
@@ -184,16 +163,8 @@ mod tests {
 
     fn guard(session: &Session, holder: LockHolder) -> LockGuard {
         let locks = Locks { client: session.client().clone() };
-        let grant = Grant { name: "deploy".to_owned(), holder, sent: Instant::now(), waited: false };
+        let grant = Grant::told("deploy".to_owned(), holder, 0, Instant::now());
         LockGuard::of(locks, session.clone(), grant)
-    }
-
-    #[test]
-    fn a_grant_without_a_forced_end_has_none() {
-        let holder =
-            |acquired_at_ms, forced_at_ms| LockHolder { acquired_at_ms, forced_at_ms, ..LockHolder::default() };
-        assert_eq!(forced_after(&holder(1_000, 301_000)), Some(Duration::from_secs(300)));
-        assert_eq!(forced_after(&holder(1_000, 0)), None);
     }
 
     #[tokio::test]
@@ -208,7 +179,8 @@ mod tests {
     #[tokio::test]
     async fn one_that_nobody_can_extend_is_lost_when_its_time_is_up() {
         let session = Session::alone(TTL, Instant::now());
-        let guard = guard(&session, LockHolder { token: 7, ttl_ms: 200, ..LockHolder::default() });
+        let holder = LockHolder { token: 7, ttl_ms: 200, expires_at_ms: 200, ..LockHolder::default() };
+        let guard = guard(&session, holder);
         timeout(TTL / 6, guard.lost()).await.unwrap();
         assert!(!guard.is_held() && session.is_alive());
     }

@@ -3,15 +3,20 @@
 //! Deliberately absent: waiting. Whoever is refused is told who is in the way, and can do something else first.
 
 use quorate_proto::v1::{
-    AcquireScopeRequest, AcquireScopeResponse, Fence, FenceKind, ListScopesResponse, LockMode, ScopeLease,
+    AcquireScopeRequest, AcquireScopeResponse, Fence, FenceKind, ListScopesResponse, LockMode, ReleaseScopeResponse,
+    ScopeLease,
 };
+use tokio::time::sleep;
 
-use super::{Locks, stub};
+use super::{Locks, WITHDRAWALS, stub};
 use crate::background::in_background;
 use crate::call::Plan;
 use crate::client::new_id;
 use crate::error::Error;
 use crate::sessions::Session;
+
+/// No lease has it: tokens are revs.
+const NO_TOKEN: u64 = 0;
 
 /// Puts together how a scope lease is taken.
 #[derive(Debug, Clone)]
@@ -109,17 +114,40 @@ impl Drop for Taking<'_> {
     }
 }
 
-/// Looks for the lease by its id and owner, and gives it back by the token that nobody was told.
+/// Tries to take it back until it was there to be taken back, or the last look found nothing.
 async fn give_back_unheard(locks: Locks, session: Session, request: AcquireScopeRequest) {
-    let given_back = async {
-        let found = locks.scopes(&request.realm, request.globs.clone()).await?;
-        match token_of(&found, &request) {
-            Some(token) => locks.release_scope_with(Some(&session), &request.id, token).await.map(drop),
-            None => Ok(()),
+    for pause in &WITHDRAWALS {
+        sleep(*pause).await;
+        if !session.is_alive() {
+            return;
         }
-    };
-    if let Err(error) = given_back.await {
-        tracing::warn!(scope = request.id, %error, "a lease may have been left behind; it ends with its session");
+        match take_back(&locks, &session, &request).await {
+            Ok(true) => return,
+            // Not there yet, or not there at all.
+            Ok(false) => {}
+            Err(error) => tracing::warn!(scope = request.id, %error, "could not look for a lease that nobody heard of"),
+        }
+    }
+}
+
+/// Shuts the door behind the calls that were given up, then looks for the lease by its id and owner, and gives it back by
+/// the token that nobody was told. Whether there was one.
+async fn take_back(locks: &Locks, session: &Session, request: &AcquireScopeRequest) -> Result<bool, Error> {
+    // Under a request id of its own, which says that those of the calls that were given up are done: one that arrives
+    // later is refused. Older requests that are under way meanwhile keep it from saying so: hence more than once.
+    shut(locks.release_scope_with(Some(session), &request.id, NO_TOKEN).await)?;
+    let found = locks.scopes(&request.realm, request.globs.clone()).await?;
+    match token_of(&found, request) {
+        Some(token) => locks.release_scope_with(Some(session), &request.id, token).await.map(|_| true),
+        None => Ok(false),
+    }
+}
+
+/// A release of nothing is refused, and the refusal is on record, with its request id.
+fn shut(answer: Result<ReleaseScopeResponse, Error>) -> Result<(), Error> {
+    match answer {
+        Ok(_) | Err(Error::Fenced { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -215,6 +243,28 @@ mod tests {
         let found = |leases| ListScopesResponse { leases, ..ListScopesResponse::default() };
         assert_eq!(token_of(&found(vec![lease("another", 5)]), &ours), None);
         assert_eq!(token_of(&found(vec![lease("another", 5), lease(&ours.owner, 7)]), &ours), Some(7));
+    }
+
+    #[test]
+    fn a_refusal_shuts_the_door_and_silence_does_not() {
+        let stale = Error::Fenced { field: "token".to_owned(), message: "not held".to_owned() };
+        assert!(shut(Err(stale)).is_ok());
+        let unheard = Error::OutcomeUnknown { message: "lost".to_owned() };
+        assert!(matches!(shut(Err(unheard)), Err(Error::OutcomeUnknown { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_on_its_way_is_looked_for_more_than_once_while_the_session_lives() {
+        let session = Session::alone(Duration::from_secs(60), Instant::now());
+        let locks = Locks { client: session.client().clone() };
+        let request = locks.acquire_scope(&session, "r", ["a"]).request;
+        let began = Instant::now();
+        give_back_unheard(locks.clone(), session.clone(), request.clone()).await;
+        assert!(began.elapsed() >= WITHDRAWALS.iter().sum::<Duration>(), "looked for {:?}", began.elapsed());
+        session.lost();
+        let began = Instant::now();
+        give_back_unheard(locks, session, request).await;
+        assert!(began.elapsed() < WITHDRAWALS[1]);
     }
 
     #[tokio::test]

@@ -131,7 +131,7 @@ impl Bench {
         let count = match answer {
             Some(Ok(_)) => count_of(request.kind()),
             _ if slip.is_some() && fate == Fate::Owed => {
-                tracing::warn!(task = attempt.0, "the session ended before a result was taken; it is in the outbox");
+                tracing::warn!(task = attempt.0, ?answer, "a result was not taken; it is in the outbox");
                 Count::Owed
             }
             Some(Err(Error::Rejected { code, message, .. })) if code != RejectionCode::NotFound => {
@@ -302,7 +302,7 @@ mod tests {
         let missing = completed(InvalidArgument, "artifacts");
         assert!(matches!(missing, Some(Done::Failed { class, .. }) if class == "evidence"));
         assert!(completed(NotFound, "task_id").is_none());
-        assert!(told(FinishKind::Completed, Error::Fenced { message: String::new() }).is_none());
+        assert!(told(FinishKind::Completed, Error::Fenced { field: String::new(), message: String::new() }).is_none());
         assert!(told(FinishKind::FailedPermanently, rejected(InvalidArgument, "error")).is_none());
         let acknowledged = told(FinishKind::Cancelled, rejected(FailedPrecondition, "kind"));
         assert!(matches!(acknowledged, Some(Done::Released)));

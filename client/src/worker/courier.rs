@@ -18,10 +18,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::bench::{self, PAUSE, finish_of, in_place_of};
-use super::{Worker, WorkerReport, leave_behind, may_pass};
+use super::{Worker, WorkerReport, leave_behind};
 use crate::client::Client;
 use crate::error::Error;
 use crate::outbox::{Entry, Fate, Origin, Outbox, Slip};
+use crate::requests::may_begin_again;
 use crate::sessions::Session;
 
 /// How long a worker that leaves waits for what is under way. What is not brought by then stays on disk.
@@ -156,7 +157,7 @@ impl Round {
             match self.client.sessions().resume(&self.session_id, self.session_ttl).await {
                 Ok(session) => return Some(session),
                 Err(error) if error.is_not_found() => return None,
-                Err(error) if may_pass(&error) => {
+                Err(error) if may_begin_again(&error) => {
                     tracing::warn!(session = self.session_id, %error, "a session was not resumed; trying on");
                 }
                 Err(error) => {
@@ -215,7 +216,7 @@ impl Round {
                 Err(error) => Err(error),
             };
             match stood_down {
-                Err(error) if may_pass(&error) => {
+                Err(error) if may_begin_again(&error) => {
                     tracing::warn!(agent_id, %error, "could not see to an agent of an earlier life; trying on");
                 }
                 // Gone already, or nothing that trying again would change.
@@ -237,11 +238,12 @@ impl Round {
         }
     }
 
-    /// Sends until there is an answer: under the request id, as long as the cluster can tell what that stands for.
+    /// Sends until there is an answer: under the request id, as long as the cluster can tell what that stands for, and
+    /// does not know it for a refusal on account of an earlier fence.
     async fn send(&self, mut request: FinishTaskRequest) -> Result<FinishTaskResponse, Error> {
         loop {
             match self.client.tasks().finish(None, request.clone()).await {
-                Err(error) if request.request.is_some() && is_about_the_id(&error) => {
+                Err(error) if request.request.is_some() && (is_about_the_id(&error) || error.fence_is_over()) => {
                     request.request = None;
                     continue;
                 }
@@ -306,7 +308,8 @@ mod tests {
             message: String::new(),
         };
         assert!(is_about_the_id(&rejected("request.sequence")) && is_about_the_id(&rejected("request.session_id")));
-        assert!(!is_about_the_id(&rejected("kind")) && !is_about_the_id(&Error::Fenced { message: String::new() }));
+        let fenced = Error::Fenced { field: "token".to_owned(), message: String::new() };
+        assert!(!is_about_the_id(&rejected("kind")) && !is_about_the_id(&fenced));
     }
 
     #[tokio::test(start_paused = true)]

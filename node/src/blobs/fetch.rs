@@ -2,17 +2,24 @@
 //!
 //! What had to be fetched from another member stays here, if there is room: this node should have had it.
 //!
-//! Invariant: at most one chunk of each reader is in memory.
+//! Invariant: at most two chunks of each reader that has its turn are in memory, the one that is being sent and the
+//! next. A reader that takes them too slowly loses its turn, and is told so: what it has is not the whole.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, Stream, StreamExt};
 use quorate_proto::v1::{BlobRef, GetBlobRequest, GetBlobResponse};
 use quorate_raft::state::blobs::CHUNK_BYTES;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tonic::Status;
 
+use super::pace::Pace;
+use super::replicate::PATIENCE;
 use super::store::DiskError;
 use super::{Blobs, ChunkHash, checked, chunk_hash, of_disk, shown};
 use crate::grpc::status;
@@ -40,54 +47,73 @@ impl Blobs {
         request: &GetBlobRequest,
     ) -> Result<impl Stream<Item = Result<GetBlobResponse, Status>> + Send + use<>, Status> {
         let Some(blob) = &request.blob else { return Err(status::invalid("blob", "blob must be set")) };
-        checked(blob)?;
+        checked("blob", blob)?;
         let parts = parts(blob, request.offset, request.length)?;
-        Ok(stream(self.clone(), parts))
+        let size = parts.iter().map(|part| part.range.len()).sum::<usize>();
+        let (reader, pieces) = mpsc::channel(1);
+        tokio::spawn(give(self.clone(), parts, reader));
+        Ok(stream(pieces, size))
     }
 
-    /// A chunk's content, from here or from another member; `None`: no member that can be reached has it.
+    /// A chunk's content, from here or from another member; `None`: all were asked, and none has it.
     pub(super) async fn obtain(&self, chunk: ChunkHash) -> Result<Option<Bytes>, Status> {
         let here = self.on_disk(move |store| store.read(&chunk)).await.map_err(|error| of_disk(&error))?;
         if here.is_some() {
             return Ok(here);
         }
+        let others = self.others.members().len();
         match self.fetch(chunk).await {
             Ok(Fetched::Kept(content) | Fetched::NoRoom(content)) => Ok(Some(content)),
-            Ok(Fetched::Nowhere { .. }) => Ok(None),
+            Ok(Fetched::Nowhere { answered }) if answered == others => Ok(None),
+            Ok(Fetched::Nowhere { answered }) => {
+                let chunk = shown(&chunk);
+                let message = format!("chunk {chunk} is not here, and {answered} of {others} other nodes answered");
+                Err(status::unavailable(&message))
+            }
             Err(error) => Err(of_disk(&error)),
         }
     }
 
-    /// Asks the other members for a chunk, one after another, and keeps it here.
+    /// Asks the other members for a chunk, and keeps it here. The next one is asked once one has it not, or is slow.
     pub(super) async fn fetch(&self, chunk: ChunkHash) -> Result<Fetched, DiskError> {
-        let mut answered = 0;
-        for member in self.others.members() {
-            let content = match self.others.fetch(member, chunk).await {
-                Ok(Some(content)) => content,
-                Ok(None) => {
-                    answered += 1;
-                    continue;
+        let (mut members, mut answered) = (self.others.members().iter(), 0);
+        let mut asked: FuturesUnordered<BoxFuture<'_, Result<Option<Bytes>, String>>> = FuturesUnordered::new();
+        loop {
+            if let Some(member) = members.next() {
+                asked.push(self.others.fetch(member, chunk).boxed());
+            }
+            match timeout(PATIENCE, asked.next()).await {
+                Ok(Some(Ok(Some(content)))) => {
+                    if let Some(fetched) = self.keep(chunk, content).await? {
+                        return Ok(fetched);
+                    }
                 }
-                Err(reason) => {
-                    tracing::debug!(reason, "a member could not be asked for a chunk");
-                    continue;
-                }
-            };
-            let arrived = content.clone();
-            match self.on_disk(move |store| store.admit(&chunk, &arrived)).await {
-                Ok(true) => return Ok(Fetched::Kept(content)),
-                // Content is checked before room is looked for.
-                Err(DiskError::Full) => return Ok(Fetched::NoRoom(content)),
-                Ok(false) => tracing::error!(chunk = shown(&chunk), "a member gave something else than was asked for"),
-                Err(fault) => return Err(fault),
+                Ok(Some(Ok(None))) => answered += 1,
+                Ok(Some(Err(reason))) => tracing::debug!(reason, "a member could not be asked for a chunk"),
+                Ok(None) => return Ok(Fetched::Nowhere { answered }),
+                Err(_slow) => {}
             }
         }
-        Ok(Fetched::Nowhere { answered })
+    }
+
+    /// Keeps what a member gave; `None`: it is not what was asked for.
+    async fn keep(&self, chunk: ChunkHash, content: Bytes) -> Result<Option<Fetched>, DiskError> {
+        let arrived = content.clone();
+        match self.on_disk(move |store| store.admit(&chunk, &arrived)).await {
+            Ok(true) => Ok(Some(Fetched::Kept(content))),
+            // Content is checked before room is looked for.
+            Err(DiskError::Full) => Ok(Some(Fetched::NoRoom(content))),
+            Ok(false) => {
+                tracing::error!(chunk = shown(&chunk), "a member gave something else than was asked for");
+                Ok(None)
+            }
+            Err(fault) => Err(fault),
+        }
     }
 
     async fn read(&self, part: &Part) -> Result<Bytes, Status> {
         let Some(content) = self.obtain(part.chunk).await? else {
-            let message = format!("no node that can be reached has chunk {} of the blob", shown(&part.chunk));
+            let message = format!("no node has chunk {} of the blob", shown(&part.chunk));
             return Err(status::missing("blob", message));
         };
         if content.len() != part.chunk_bytes {
@@ -131,26 +157,65 @@ fn parts(blob: &BlobRef, offset: u64, length: u64) -> Result<Vec<Part>, Status> 
     Ok(parts)
 }
 
-fn stream(blobs: Arc<Blobs>, parts: Vec<Part>) -> impl Stream<Item = Result<GetBlobResponse, Status>> + Send {
-    async_stream::try_stream! {
-        for part in parts {
-            let mut content = blobs.read(&part).await?;
-            while !content.is_empty() {
-                let data = content.split_to(content.len().min(PIECE_BYTES));
-                yield GetBlobResponse { data };
+/// Waits for a turn and reads what is wanted, as fast as the reader takes it. This is a task of its own because nobody
+/// asks a stream for more while the other end takes nothing: it could not give up its turn.
+async fn give(blobs: Arc<Blobs>, parts: Vec<Part>, reader: mpsc::Sender<Result<Bytes, Status>>) {
+    let turn = tokio::select! {
+        turn = blobs.downloads.acquire() => turn,
+        () = reader.closed() => return,
+    };
+    let Ok(_turn) = turn else { return };
+    let mut pace = Pace::new();
+    for part in parts {
+        let mut rest = match blobs.read(&part).await {
+            Ok(content) => content,
+            Err(error) => {
+                let _told_or_gone = pace.wait(reader.send(Err(error))).await;
+                return;
+            }
+        };
+        while !rest.is_empty() {
+            let data = rest.split_to(rest.len().min(PIECE_BYTES));
+            let bytes = data.len();
+            match pace.wait(reader.send(Ok(data))).await {
+                Some(Ok(())) => pace.moved(bytes),
+                // It is gone, or too slow.
+                Some(Err(_)) | None => return,
             }
         }
     }
 }
 
+/// The pieces of so many bytes in all. If they end before that, the reader must not take them for the whole.
+fn stream(
+    mut pieces: mpsc::Receiver<Result<Bytes, Status>>,
+    size: usize,
+) -> impl Stream<Item = Result<GetBlobResponse, Status>> + Send {
+    async_stream::try_stream! {
+        let mut missing = size;
+        while missing > 0 {
+            let piece = pieces.recv().await.ok_or_else(too_slow)?;
+            let data = piece?;
+            missing = missing.saturating_sub(data.len());
+            yield GetBlobResponse { data };
+        }
+    }
+}
+
+fn too_slow() -> Status {
+    status::unavailable("the blob was read too slowly and was given up: get the rest, from the offset that came")
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::TryStreamExt;
     use tonic::Code;
 
     use super::*;
-    use crate::blobs::CHUNK;
     use crate::blobs::testing::blobs;
+    use crate::blobs::{CHUNK, DOWNLOADS};
 
     /// Stores content on a node that is alone.
     async fn put(blobs: &Blobs, content: &[u8]) -> BlobRef {
@@ -208,5 +273,38 @@ mod tests {
         assert_eq!(get(&blobs, &longer, 0, 0).await.unwrap_err().code(), Code::InvalidArgument);
         let other = BlobRef { chunks: vec![Bytes::from(vec![7; 32])], ..blob };
         assert_eq!(get(&blobs, &other, 0, 0).await.unwrap_err().code(), Code::NotFound);
+    }
+
+    #[tokio::test]
+    async fn what_somebody_may_have_who_cannot_be_reached_is_not_called_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = blobs(dir.path(), 3);
+        let hash = Bytes::from(vec![7; 32]);
+        let blob = BlobRef { hash: hash.clone(), size_bytes: 5, chunks: vec![hash] };
+        assert_eq!(get(&blobs, &blob, 0, 0).await.unwrap_err().code(), Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn a_part_that_breaks_off_is_not_taken_for_the_whole() {
+        let (reader, pieces) = mpsc::channel(1);
+        reader.send(Ok(Bytes::from_static(b"123"))).await.unwrap();
+        drop(reader);
+        let mut pieces = Box::pin(stream(pieces, 5));
+        assert_eq!(pieces.next().await.unwrap().unwrap().data, b"123".as_slice());
+        assert_eq!(pieces.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+        assert!(pieces.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_leaves_gives_its_turn_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = blobs(dir.path(), 1);
+        let blob = put(&blobs, &vec![1; CHUNK]).await;
+        let mut pieces = Box::pin(blobs.get(&GetBlobRequest { blob: Some(blob), offset: 0, length: 0 }).unwrap());
+        pieces.next().await.unwrap().unwrap();
+        assert_eq!(blobs.downloads.available_permits(), DOWNLOADS - 1);
+        drop(pieces);
+        let all = timeout(Duration::from_secs(10), blobs.downloads.acquire_many(DOWNLOADS as u32)).await;
+        assert!(all.is_ok(), "the turn is still taken");
     }
 }

@@ -27,7 +27,7 @@ const CHUNK_CALL: Duration = Duration::from_secs(10);
 /// How long it may take to look which chunks it has.
 const LOOK_CALL: Duration = Duration::from_secs(5);
 /// The most hashes that one look may name: what the largest blob has.
-const LOOK_MAX: usize = 256;
+pub(super) const LOOK_MAX: usize = 256;
 
 /// Why a chunk is not durable somewhere.
 pub(super) enum Unstored {
@@ -151,7 +151,7 @@ impl Blobs {
             Ok(true) => Ok(pb::StoreChunkReply { full: false }),
             Ok(false) => Err(status::invalid("data", "data must have the hash that it is named by")),
             Err(DiskError::Full) => {
-                tracing::warn!("this node's disk is full: it keeps no more chunks");
+                tracing::warn!("no more chunks are kept here: the rest of the disk is for the log and the state");
                 Ok(pb::StoreChunkReply { full: true })
             }
             Err(error) => Err(of_disk(&error)),

@@ -2,12 +2,13 @@
 //!
 //! Owns that folder. A file is written aside, synced, renamed into its place, and its directory is synced: it is there
 //! whole or not at all. After that it never changes, except for the time it was last put or asked for, which is the
-//! file's own.
+//! file's own; one that is damaged gives way to a good one.
 //!
 //! Invariants:
 //! - What [`Store::write`] and [`Store::touch`] report as held is durable.
 //! - Content is only given out if it has the hash that it is named by.
 //! - Nothing is removed for its age that [`Store::touch`] has reported as held since.
+//! - The log and the state, which share the disk, keep a part of it to themselves ([`Reserve`]).
 //!
 //! Deliberately absent: who refers to a chunk, and who else has it. Every function here blocks.
 
@@ -23,6 +24,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_raft::error::Fatal;
 use quorate_raft::storage::dir::sync_dir;
+use rustix::fs::statvfs;
+use rustix::io::retry_on_intr;
 
 use super::{CHUNK, ChunkHash};
 
@@ -37,7 +40,7 @@ const LEVEL: i32 = 3;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DiskError {
     /// Nothing was kept.
-    #[error("the disk is full")]
+    #[error("the disk has no room for chunks")]
     Full,
     /// What is on the disk is not known any more.
     #[error(transparent)]
@@ -53,10 +56,30 @@ impl From<io::Error> for DiskError {
     }
 }
 
+/// The part of the disk that chunks do not take: a node without room for its log stops, one without room for a chunk
+/// refuses it.
+#[derive(Debug, Clone, Copy)]
+struct Reserve {
+    least_bytes: u64,
+    percent: u64,
+}
+
+const RESERVE: Reserve = Reserve { least_bytes: 256 << 20, percent: 5 };
+
+impl Reserve {
+    /// Whether so much more may be written. Others may be about to write as well; they are not so many that they could
+    /// use it up.
+    fn leaves_room_for(self, bytes: u64, free: u64, total: u64) -> bool {
+        // Not every file system knows its size. Then the one limit is that it is full.
+        total == 0 || free.saturating_sub(bytes) >= self.least_bytes.max(total / 100 * self.percent)
+    }
+}
+
 /// The chunks on this node's disk.
 #[derive(Debug)]
 pub(super) struct Store {
     root: PathBuf,
+    reserve: Reserve,
     parts: AtomicU64,
     presence: Mutex<Presence>,
 }
@@ -86,7 +109,7 @@ impl Store {
     /// Opens `blobs` in the data directory: creates what is missing, and clears what a crash left half-done.
     pub(super) fn open(data_dir: &Path) -> Result<Self, Fatal> {
         let root = data_dir.join("blobs");
-        let store = Store { root, parts: AtomicU64::new(0), presence: Mutex::default() };
+        let store = Store { root, reserve: RESERVE, parts: AtomicU64::new(0), presence: Mutex::default() };
         if store.incoming().exists() {
             fs::remove_dir_all(store.incoming())?;
         }
@@ -122,9 +145,11 @@ impl Store {
 
     /// Keeps a chunk whose hash was computed from this content. It is durable here afterwards.
     pub(super) fn write(&self, chunk: &ChunkHash, content: &[u8]) -> Result<(), DiskError> {
-        if self.touch(chunk)? {
+        // To be there is not enough: a damaged file would stay, and count as a copy.
+        if self.touch(chunk)? && matches!(self.look(chunk)?, Found::Content(_)) {
             return Ok(());
         }
+        self.check_room(content.len() as u64)?;
         let part = self.incoming().join(self.parts.fetch_add(1, Ordering::Relaxed).to_string());
         let placed =
             write_synced(&part, &encode(content)?).map_err(DiskError::from).and_then(|()| self.place(chunk, &part));
@@ -134,6 +159,15 @@ impl Store {
             tracing::debug!(%error, "the part of a chunk could not be removed; the next start does it");
         }
         placed
+    }
+
+    fn check_room(&self, bytes: u64) -> Result<(), DiskError> {
+        let disk = retry_on_intr(|| statvfs(&self.root)).map_err(io::Error::from)?;
+        let in_bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        if self.reserve.leaves_room_for(bytes, in_bytes(disk.f_bavail), in_bytes(disk.f_blocks)) {
+            return Ok(());
+        }
+        Err(DiskError::Full)
     }
 
     fn place(&self, chunk: &ChunkHash, part: &Path) -> Result<(), DiskError> {
@@ -389,6 +423,50 @@ mod tests {
                 assert_eq!(store.read(&chunk).unwrap().unwrap(), content);
             }
         }
+    }
+
+    #[test]
+    fn damage_that_nobody_has_read_is_mended_by_the_next_put() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let chunk = keep(&store, b"content");
+        let good = fs::read(store.path(&chunk)).unwrap();
+        fs::write(store.path(&chunk), b"damage").unwrap();
+        assert!(store.touch(&chunk).unwrap(), "nobody has looked into it");
+        keep(&store, b"content");
+        assert_eq!(fs::read(store.path(&chunk)).unwrap(), good);
+    }
+
+    #[test]
+    fn a_part_of_the_disk_is_left_to_the_log() {
+        const MIB: u64 = 1 << 20;
+        const GIB: u64 = 1 << 30;
+        // How much is free, of how much, and whether one more MiB is taken.
+        let table = [
+            (257 * MIB, GIB, true),
+            (257 * MIB - 1, GIB, false),
+            (0, GIB, false),
+            (6 * GIB, 100 * GIB, true),
+            (5 * GIB, 100 * GIB, false),
+            (0, 0, true),
+        ];
+        for (free, total, admitted) in table {
+            assert_eq!(RESERVE.leaves_room_for(MIB, free, total), admitted, "{free} free of {total}");
+        }
+        assert!(!RESERVE.leaves_room_for(u64::MAX, u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn without_room_nothing_is_written_and_what_is_there_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        keep(&store, b"kept");
+        store.reserve.least_bytes = u64::MAX;
+        assert!(matches!(store.write(&hash(b"new"), b"new"), Err(DiskError::Full)));
+        assert!(!store.touch(&hash(b"new")).unwrap());
+        assert_eq!(fs::read_dir(store.incoming()).unwrap().count(), 0);
+        // It needs no room that it does not have already.
+        assert_eq!(store.read(&keep(&store, b"kept")).unwrap().unwrap(), b"kept".as_slice());
     }
 
     #[test]

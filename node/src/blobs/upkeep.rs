@@ -13,8 +13,8 @@ use quorate_raft::error::Fatal;
 use quorate_raft::replica::Replica;
 
 use super::fetch::Fetched;
+use super::pace::TRANSFER;
 use super::store::DiskError;
-use super::upload::UPLOAD;
 use super::{ChunkHash, shown};
 use crate::core::Core;
 use crate::stop::Reason;
@@ -25,7 +25,7 @@ const ROUND: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(1);
 /// How long a chunk stays that nobody refers to: an hour after its upload was acknowledged, and that may have taken a
 /// while.
-const GRACE: Duration = Duration::from_secs(60 * 60).saturating_add(UPLOAD);
+const GRACE: Duration = Duration::from_secs(60 * 60).saturating_add(TRANSFER);
 /// References that are read at a time.
 const PAGE: usize = 1_000;
 /// Pages that one round looks through. It ends with the first in which something was missing.

@@ -4,44 +4,40 @@
 //! waits meanwhile. An upload that breaks off leaves chunks that nobody refers to, and those are removed in time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quorate_proto::v1::{BlobRef, PutBlobRequest};
 use quorate_raft::state::blobs::MAX_BLOB_BYTES;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
 use tonic::{Status, Streaming};
 
+use super::pace::Pace;
 use super::{Blobs, CHUNK, ChunkHash, stopping};
 use crate::grpc::status;
 
 /// Chunks of one upload that are being stored at a time.
 const IN_FLIGHT: usize = 4;
-/// How long a sender may be silent.
-const SILENCE: Duration = Duration::from_secs(30);
-/// How long the whole may take.
-pub(super) const UPLOAD: Duration = Duration::from_secs(10 * 60);
 
 impl Blobs {
     /// Stores what the stream brings. A majority has all of it when this returns its reference.
     pub(crate) async fn put(self: &Arc<Self>, mut pieces: Streaming<PutBlobRequest>) -> Result<BlobRef, Status> {
         let _turn = self.uploads.acquire().await.map_err(|_| stopping())?;
-        let deadline = Instant::now() + UPLOAD;
+        let mut pace = Pace::new();
         let mut upload = Upload::new(self.clone());
-        while let Some(data) = next(&mut pieces, deadline).await? {
+        while let Some(data) = next(&mut pieces, &mut pace).await? {
             upload.take(&data).await?;
         }
         upload.finish().await
     }
 }
 
-async fn next(pieces: &mut Streaming<PutBlobRequest>, deadline: Instant) -> Result<Option<Bytes>, Status> {
-    let patience = deadline.min(Instant::now() + SILENCE);
-    match timeout_at(patience, pieces.message()).await {
-        Ok(piece) => Ok(piece?.map(|piece| piece.data)),
-        Err(_) => Err(status::unavailable("the upload came too slowly and was given up: put the blob again")),
-    }
+async fn next(pieces: &mut Streaming<PutBlobRequest>, pace: &mut Pace) -> Result<Option<Bytes>, Status> {
+    let Some(piece) = pace.wait(pieces.message()).await else {
+        return Err(status::unavailable("the upload came too slowly and was given up: put the blob again"));
+    };
+    let data = piece?.map(|piece| piece.data);
+    pace.moved(data.as_ref().map_or(0, Bytes::len));
+    Ok(data)
 }
 
 struct Upload {
@@ -151,7 +147,7 @@ mod tests {
             assert_eq!(blob.size_bytes, content.len() as u64);
             assert_eq!(blob.hash, blake3::hash(&content).as_bytes().as_slice());
             assert_eq!(blob.chunks, expected);
-            blobs.ensure(&blob).await.unwrap();
+            blobs.ensure_all(&[("blob".to_owned(), blob)]).await.unwrap();
         }
     }
 

@@ -214,14 +214,15 @@ fn state(text: &str) -> Result<BreakerState, String> {
 }
 
 /// A node newer than this program may send a number that has no name here.
-fn state_name(value: i32) -> String {
+pub(super) fn state_name(value: i32) -> String {
     match BreakerState::try_from(value) {
         Ok(known) => known.as_str_name().trim_start_matches("BREAKER_STATE_").to_ascii_lowercase(),
         Err(_) => format!("unknown({value})"),
     }
 }
 
-fn view(breaker: &Breaker) -> Value {
+/// A breaker.
+pub(super) fn view(breaker: &Breaker) -> Value {
     json!({
         "name": breaker.name,
         "state": state_name(breaker.state),

@@ -37,7 +37,8 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     )
 }
 
-fn view(checkpoint: &Checkpoint) -> Value {
+/// A milestone.
+pub(super) fn view(checkpoint: &Checkpoint) -> Value {
     json!({
         "rev": checkpoint.rev,
         "at_ms": checkpoint.at_ms,

@@ -1,22 +1,28 @@
-//! `quorate dlq`: dead letters, the tasks that failed for good or ran out of time.
+//! `quorate dlq`: dead letters, the tasks that failed for good or ran out of time, and the messages that a subscription
+//! gave up on.
 //!
-//! Deliberately absent: a place of their own. They are tasks like others, in the status failed or timed_out.
+//! ```text
+//!   tasks       named by their ids
+//!   messages    named by their subscription and their number in it
+//! ```
+
+mod messages;
+mod tasks;
 
 use clap::{Args, Subcommand};
-use futures::future::join_all;
 use quorate_client::Error;
-use quorate_client::v1::{ListAttemptsRequest, ListTasksRequest, Task, TaskStatus};
-use serde_json::json;
+use serde_json::Value;
 
+use self::messages::{Found, message_table};
+use self::tasks::{dead_letters, letter_table};
 use super::exit::Failure;
-use super::output::{age, now_ms, or_dash, short, table};
-use super::task::{Pages, Paging, attempt_table, task_facts};
+use super::task::Paging;
 use super::{Context, view};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
   quorate dlq list --project shop
-      what failed, and with which error
+      which tasks failed, and with which error
   quorate dlq show fix-7
       one of them, with its attempts
   quorate dlq redrive fix-7 fix-8
@@ -24,28 +30,35 @@ EXAMPLES:
   quorate dlq redrive --all --project shop
       all of a project, once the cause is gone
   quorate dlq purge --all --yes
-      removes all of them with what they left, but for those that others wait for; cannot be undone";
+      removes all of them with what they left, but for those that others wait for; cannot be undone
 
-/// The most that one command takes.
-const MOST_AT_ONCE: usize = 1_000;
-/// Calls at one time.
-const CALLS: usize = 32;
-const MOST_ATTEMPTS: u32 = 100;
+EXAMPLES WITH MESSAGES:
+  quorate dlq list --messages --subscription mail
+      what the subscription gave up on, and why
+  quorate dlq show mail/1042
+      one of them, with its payload and its failed attempts
+  quorate dlq redrive --messages --subscription mail 1042 1043
+      back into the subscription, as if new; without numbers, all that are dead now
+  quorate dlq purge --messages --subscription mail --yes
+      removes all that are dead now; cannot be undone";
 
 /// `quorate dlq …`
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// List dead letters, by id
+    /// List dead letters, tasks by id and then messages
     #[command(after_help = EXAMPLES)]
     List(ListArgs),
     /// Show one dead letter and its attempts
     #[command(after_help = EXAMPLES)]
     Show {
-        /// The task
+        /// The task, or the message as SUBSCRIPTION/NUMBER
         #[arg(value_name = "ID")]
         id: String,
+        /// A message is meant, even if there is a task of this id
+        #[arg(long)]
+        messages: bool,
     },
-    /// Send dead letters back to the queue, their failures forgotten
+    /// Send dead letters back, their failures forgotten
     #[command(after_help = EXAMPLES)]
     Redrive(RedriveArgs),
     /// Remove dead letters with their attempts and payloads; cannot be undone
@@ -56,9 +69,15 @@ pub(crate) enum Command {
 /// Flags of `quorate dlq list`.
 #[derive(Args)]
 pub(crate) struct ListArgs {
-    /// Only tasks of this project
-    #[arg(long, value_name = "NAME")]
+    /// Only tasks of this project, and no messages
+    #[arg(long, value_name = "NAME", conflicts_with = "messages")]
     project: Option<String>,
+    /// Only messages
+    #[arg(long, conflicts_with = "page_token")]
+    messages: bool,
+    /// With --messages: only those of this subscription
+    #[arg(long, value_name = "NAME", requires = "messages")]
+    subscription: Option<String>,
     #[command(flatten)]
     paging: Paging,
 }
@@ -66,30 +85,42 @@ pub(crate) struct ListArgs {
 /// Flags of `quorate dlq redrive`.
 #[derive(Args)]
 pub(crate) struct RedriveArgs {
-    /// The tasks
-    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    /// The tasks; with --messages, numbers of messages
+    #[arg(value_name = "ID", required_unless_present_any = ["all", "messages"], conflicts_with = "all")]
     ids: Vec<String>,
-    /// All dead letters
-    #[arg(long)]
+    /// All dead tasks
+    #[arg(long, conflicts_with = "messages")]
     all: bool,
     /// With --all: only those of this project
     #[arg(long, value_name = "NAME", requires = "all", conflicts_with = "ids")]
     project: Option<String>,
+    /// Messages of a subscription; without numbers, all that are dead now
+    #[arg(long, requires = "subscription")]
+    messages: bool,
+    /// With --messages: whose
+    #[arg(long, value_name = "NAME", requires = "messages")]
+    subscription: Option<String>,
 }
 
 /// Flags of `quorate dlq purge`.
 #[derive(Args)]
 pub(crate) struct PurgeArgs {
-    /// The tasks
-    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    /// The tasks; with --messages, numbers of messages
+    #[arg(value_name = "ID", required_unless_present_any = ["all", "messages"], conflicts_with = "all")]
     ids: Vec<String>,
-    /// All dead letters; needs --yes
-    #[arg(long, requires = "yes")]
+    /// All dead tasks; needs --yes
+    #[arg(long, requires = "yes", conflicts_with = "messages")]
     all: bool,
     /// With --all: only those of this project
     #[arg(long, value_name = "NAME", requires = "all")]
     project: Option<String>,
-    /// With --all: yes, remove them
+    /// Messages of a subscription; without numbers all that are dead now, which needs --yes
+    #[arg(long, requires = "subscription")]
+    messages: bool,
+    /// With --messages: whose
+    #[arg(long, value_name = "NAME", requires = "messages")]
+    subscription: Option<String>,
+    /// With --all, or --messages without numbers: yes, remove them
     #[arg(long)]
     yes: bool,
 }
@@ -97,169 +128,59 @@ pub(crate) struct PurgeArgs {
 /// Does what the arguments say.
 pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
-        Command::List(args) => {
-            let pages = dead_letters(context, &args.paging, args.project).await?;
-            context.out.show(|| pages.json("tasks", view::task), || letter_table(&pages.rows))
+        Command::List(args) if args.messages => {
+            let found = messages::find(context, args.subscription.as_deref().unwrap_or_default(), &args.paging).await?;
+            context.out.show(|| found.json(), || message_table(&found.messages))
         }
-        Command::Show { id } => show(context, &id).await,
-        Command::Redrive(args) => redrive(context, args).await,
-        Command::Purge(args) => purge(context, args).await,
+        Command::List(args) => list(context, args).await,
+        Command::Show { id, messages } => show(context, &id, messages).await,
+        Command::Redrive(RedriveArgs { ids, subscription: Some(subscription), .. }) => {
+            messages::redrive(context, &subscription, &ids).await
+        }
+        Command::Redrive(args) => tasks::redrive(context, args).await,
+        Command::Purge(PurgeArgs { ids, subscription: Some(subscription), yes, .. }) => {
+            messages::purge(context, &subscription, &ids, yes).await
+        }
+        Command::Purge(args) => tasks::purge(context, args).await,
     }
 }
 
-async fn dead_letters(context: &Context, paging: &Paging, project: Option<String>) -> Result<Pages<Task>, Failure> {
-    let asked = ListTasksRequest {
-        statuses: vec![TaskStatus::Failed as i32, TaskStatus::TimedOut as i32],
-        project: project.unwrap_or_default(),
-        ..Default::default()
-    };
-    Pages::collect(context, paging, |limit, page_token| {
-        let (client, request) = (context.client.tasks(), ListTasksRequest { limit, page_token, ..asked.clone() });
-        async move { client.list(request).await.map(|page| (page.tasks, page.next_page_token, page.rev)) }
-    })
-    .await
-}
-
-async fn show(context: &Context, id: &str) -> Result<(), Failure> {
-    let answer = context.client.tasks().get(id).await?;
-    let task = answer.task.as_ref().ok_or_else(|| Failure::not_found(format!("no task {id}")))?;
-    check_dead(task)?;
-    let asked = ListAttemptsRequest { task_id: id.to_owned(), limit: MOST_ATTEMPTS, ..Default::default() };
-    let page = context.client.tasks().attempts(asked).await?;
-    if !page.next_page_token.is_empty() {
-        context.out.note(&format!("it has more than {MOST_ATTEMPTS} attempts: quorate task attempts {id} --all"));
-    }
+/// Tasks, and beside the first page of all of them the messages.
+async fn list(context: &Context, args: ListArgs) -> Result<(), Failure> {
+    let is_about_all = args.project.is_none() && args.paging.is_first();
+    let pages = dead_letters(context, &args.paging, args.project).await?;
+    let found = if is_about_all { messages::find(context, "", &args.paging).await? } else { Found::default() };
     context.out.show(
         || {
-            let attempts: Vec<_> = page.attempts.iter().map(view::attempt).collect();
-            json!({ "task": view::task(task), "attempts": attempts, "rev": answer.rev })
+            let mut view = pages.json("tasks", view::task);
+            if let (Value::Object(view), true) = (&mut view, is_about_all) {
+                view.insert("messages".to_owned(), found.views());
+                view.insert("messages_total".to_owned(), found.total.into());
+            }
+            view
         },
-        || format!("{}\n{}", task_facts(task, &answer), attempt_table(&page.attempts)),
+        || match (pages.rows.is_empty(), found.messages.is_empty()) {
+            (_, true) => letter_table(&pages.rows),
+            (true, false) => message_table(&found.messages),
+            (false, false) => format!("{}\n{}", letter_table(&pages.rows), message_table(&found.messages)),
+        },
     )
 }
 
-async fn redrive(context: &Context, args: RedriveArgs) -> Result<(), Failure> {
-    let ids = if args.all { all_ids(context, args.project).await? } else { args.ids };
-    let swept = sweep(&ids, args.all, "redriven", async |ids: Vec<String>| {
-        let answer = context.client.tasks().redrive(ids).await?;
-        Ok::<_, Error>((answer.redriven, answer.rev))
-    })
-    .await?;
-    swept.show(context, "redriven")
-}
-
-async fn purge(context: &Context, args: PurgeArgs) -> Result<(), Failure> {
-    let all = args.all;
-    let ids = if all {
-        all_ids(context, args.project).await?
-    } else {
-        // The cluster would purge any task that has ended; here only dead letters are meant.
-        check_all_dead(context, &args.ids).await?;
-        args.ids
-    };
-    let swept = sweep(&ids, all, "purged", async |mut ids: Vec<String>| {
-        if all {
-            // Since they were listed, some may have been redriven, and even completed.
-            ids = still_dead(context, ids).await?;
-        }
-        if ids.is_empty() {
-            return Ok((0, 0));
-        }
-        let answer = context.client.tasks().purge(ids).await?;
-        Ok::<_, Error>((answer.purged, answer.rev))
-    })
-    .await?;
-    swept.show(context, "purged")
-}
-
-/// What became of many.
-#[derive(Debug, Default)]
-struct Swept {
-    done: u64,
-    rev: u64,
-    /// Why some were left as they are.
-    refused: Vec<String>,
-}
-
-impl Swept {
-    fn show(&self, context: &Context, what: &str) -> Result<(), Failure> {
-        context.out.show(
-            || json!({ what: self.done, "refused": self.refused, "rev": self.rev }),
-            || format!("{} {what}", self.done),
-        )?;
-        match self.refused.first() {
-            None => Ok(()),
-            Some(first) => Err(Failure::failed(format!("{} not {what}: {first}", self.refused.len()))),
-        }
+/// A task if there is one of this id, else a message.
+async fn show(context: &Context, id: &str, is_message: bool) -> Result<(), Failure> {
+    let message = messages::named(id);
+    if is_message {
+        let (subscription, seq) =
+            message.ok_or_else(|| Failure::bad_input(format!("expected SUBSCRIPTION/NUMBER; got {id}")))?;
+        return messages::show(context, subscription, seq).await;
     }
-}
-
-/// Command by command, each all or none. If it `may_leave_some`, one that is refused is halved until only those are left
-/// out that must be, such as a task that others wait for.
-async fn sweep(
-    ids: &[String],
-    may_leave_some: bool,
-    what: &str,
-    call: impl AsyncFn(Vec<String>) -> Result<(u32, u64), Error>,
-) -> Result<Swept, Failure> {
-    let mut swept = Swept::default();
-    let mut left: Vec<&[String]> = ids.chunks(MOST_AT_ONCE).rev().collect();
-    while let Some(some) = left.pop() {
-        match call(some.to_vec()).await {
-            Ok((count, rev)) => {
-                swept.done += u64::from(count);
-                swept.rev = swept.rev.max(rev);
-            }
-            Err(Error::Rejected { message, .. }) if may_leave_some && some.len() == 1 => swept.refused.push(message),
-            Err(Error::Rejected { .. }) if may_leave_some => {
-                let (first, second) = some.split_at(some.len() / 2);
-                left.extend([second, first]);
-            }
-            Err(error) => return Err(in_part(error, swept.done, what)),
+    match (context.client.tasks().get(id).await, message) {
+        (Ok(answer), _) => tasks::show(context, id, answer).await,
+        (Err(error), Some((subscription, seq))) if error.is_not_found() => {
+            messages::show(context, subscription, seq).await
         }
-    }
-    Ok(swept)
-}
-
-async fn all_ids(context: &Context, project: Option<String>) -> Result<Vec<String>, Failure> {
-    let pages = dead_letters(context, &Paging::everything(), project).await?;
-    Ok(pages.rows.into_iter().map(|task| task.id).collect())
-}
-
-async fn check_all_dead(context: &Context, ids: &[String]) -> Result<(), Failure> {
-    let tasks = context.client.tasks();
-    for some in ids.chunks(CALLS) {
-        for (id, answer) in some.iter().zip(join_all(some.iter().map(|id| tasks.get(id))).await) {
-            check_dead(&answer?.task.ok_or_else(|| Failure::not_found(format!("no task {id}")))?)?;
-        }
-    }
-    Ok(())
-}
-
-/// Those that still are dead letters.
-async fn still_dead(context: &Context, ids: Vec<String>) -> Result<Vec<String>, Error> {
-    let tasks = context.client.tasks();
-    let mut dead = Vec::with_capacity(ids.len());
-    for some in ids.chunks(CALLS) {
-        for (id, answer) in some.iter().zip(join_all(some.iter().map(|id| tasks.get(id))).await) {
-            match answer {
-                Ok(found) if found.task.as_ref().is_some_and(|task| check_dead(task).is_ok()) => dead.push(id.clone()),
-                Ok(_) => {}
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(dead)
-}
-
-fn check_dead(task: &Task) -> Result<(), Failure> {
-    match task.status() {
-        TaskStatus::Failed | TaskStatus::TimedOut => Ok(()),
-        _ => {
-            let status = view::task_status(task.status);
-            Err(Failure::failed(format!("{} is {status}: a dead letter is failed or timed_out", task.id)))
-        }
+        (Err(error), _) => Err(error.into()),
     }
 }
 
@@ -272,39 +193,24 @@ fn in_part(error: Error, done: u64, what: &str) -> Failure {
     Failure::from_anyhow(&anyhow::Error::new(failure).context(format!("{done} were {what}, then it stopped")))
 }
 
-fn letter_table(tasks: &[Task]) -> String {
-    let now = now_ms();
-    let header = ["id", "title", "status", "attempts", "ended", "class", "error"];
-    table(header, tasks.iter().map(|task| letter_row(task, now)).collect(), "no dead letters")
-}
-
-fn letter_row(task: &Task, now_ms: u64) -> [String; 7] {
-    [
-        task.id.clone(),
-        short(&or_dash(&view::spec_of(task).title), 40),
-        view::task_status(task.status),
-        task.attempts.to_string(),
-        age(task.finished_at_ms, now_ms),
-        or_dash(&task.error_class),
-        short(&or_dash(&task.error), 60),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use quorate_client::v1::RejectionCode;
 
     use super::*;
 
     #[derive(Parser)]
     struct Line {
         #[command(subcommand)]
-        _command: Command,
+        command: Command,
+    }
+
+    fn parsed(line: &str) -> Option<Command> {
+        Line::try_parse_from(line.split(' ')).ok().map(|line| line.command)
     }
 
     fn accepted(line: &str) -> bool {
-        Line::try_parse_from(line.split(' ')).is_ok()
+        parsed(line).is_some()
     }
 
     #[test]
@@ -318,18 +224,17 @@ mod tests {
     }
 
     #[test]
-    fn only_failed_and_timed_out_tasks_are_dead() {
-        let mut task = Task { id: "t1".into(), ..Default::default() };
-        for (status, is_dead) in [
-            (TaskStatus::Failed, true),
-            (TaskStatus::TimedOut, true),
-            (TaskStatus::Completed, false),
-            (TaskStatus::Cancelled, false),
-        ] {
-            task.set_status(status);
-            assert_eq!(check_dead(&task).is_ok(), is_dead, "{status:?}");
+    fn messages_are_those_of_a_subscription() {
+        assert!(accepted("dlq list --messages") && accepted("dlq list --messages --subscription mail --all"));
+        let wrong = ["dlq list --subscription mail", "dlq list --messages --project p", "dlq redrive --messages"];
+        for line in wrong.into_iter().chain(["dlq redrive a --subscription mail", "dlq purge --messages --all --yes"]) {
+            assert!(!accepted(line), "{line}");
         }
-        assert_eq!(check_dead(&task).unwrap_err().to_string(), "t1 is cancelled: a dead letter is failed or timed_out");
+        let line = "dlq redrive --messages --subscription mail 7 8";
+        let Some(Command::Redrive(args)) = parsed(line) else { panic!("{line}") };
+        assert_eq!((args.subscription.as_deref(), args.ids.join(" ")), (Some("mail"), "7 8".to_owned()));
+        assert!(accepted("dlq redrive --messages --subscription mail"), "all of them");
+        assert!(accepted("dlq purge --messages --subscription mail --yes"));
     }
 
     #[test]
@@ -338,24 +243,5 @@ mod tests {
         assert!(!in_part(lost(), 0, "purged").to_string().contains("were"));
         let failure = in_part(lost(), 1_000, "purged");
         assert!(failure.code() == 5 && failure.to_string().starts_with("1000 were purged"), "{failure}");
-    }
-
-    /// Refuses whatever contains `stuck`.
-    async fn all_but_stuck(ids: Vec<String>) -> Result<(u32, u64), Error> {
-        if ids.iter().any(|id| id == "stuck") {
-            let (code, field) = (RejectionCode::FailedPrecondition, String::new());
-            return Err(Error::Rejected { code, field, message: "b waits for stuck".into() });
-        }
-        Ok((u32::try_from(ids.len()).unwrap(), 7))
-    }
-
-    #[tokio::test]
-    async fn one_that_must_stay_does_not_keep_the_others() {
-        let mut ids: Vec<String> = (0..2_500).map(|n| n.to_string()).collect();
-        ids.insert(1_300, "stuck".into());
-        let swept = sweep(&ids, true, "purged", all_but_stuck).await.unwrap();
-        assert_eq!((swept.done, swept.rev, swept.refused.as_slice()), (2_500, 7, &["b waits for stuck".into()][..]));
-        let refused = sweep(&ids, false, "purged", all_but_stuck).await.unwrap_err();
-        assert!(refused.to_string().starts_with("1000 were purged"), "named ones are all or none: {refused}");
     }
 }

@@ -96,7 +96,7 @@ pub(crate) async fn run(shell: Shell, cancelled: impl Future<Output = Duration>)
 
 /// SIGTERM to the group, then SIGKILL to whatever is left of it when its time is up. The shell itself may be gone at
 /// once, and leave behind what still cleans up.
-async fn stop(child: &mut Child, group: &Group, grace: Duration) -> io::Result<()> {
+pub(super) async fn stop(child: &mut Child, group: &Group, grace: Duration) -> io::Result<()> {
     group.signal(Signal::TERM);
     let all_gone = async {
         child.wait().await?;
@@ -129,10 +129,10 @@ async fn finish(readers: [JoinHandle<()>; 2], group: &Group) {
 }
 
 /// A process group; killed when this is dropped.
-struct Group(Option<Pid>);
+pub(super) struct Group(Option<Pid>);
 
 impl Group {
-    fn of(child: &Child) -> Self {
+    pub(super) fn of(child: &Child) -> Self {
         Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
     }
 

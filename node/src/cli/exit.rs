@@ -9,6 +9,8 @@
 //! | 4 | the cluster could not be reached in time; nothing was changed |
 //! | 5 | outcome unknown: the change may or may not have taken effect |
 //!
+//! `lock run` and `scope run` end as the command does that they ran.
+//!
 //! Owns: [`Failure`], and the mapping from the client's errors to it.
 //! Deliberately absent: printing; that is `output`.
 
@@ -39,6 +41,8 @@ enum Kind {
     OutcomeUnknown,
     /// Whoever read our output has gone, as `head` does: not an error.
     ReaderGone,
+    /// A command that was run ended so, and has said itself what there was to say.
+    Command(u8),
 }
 
 /// Why a command did not do what it was asked to; one line for a person and an exit code for a script.
@@ -79,6 +83,11 @@ impl Failure {
         Self::new(Kind::ReaderGone, "the reader of the output has gone")
     }
 
+    /// A command that was run ended with this code.
+    pub(crate) fn of_command(code: u8) -> Self {
+        Self::new(Kind::Command(code), format!("the command ended with {code}"))
+    }
+
     /// Keeps the kind of a [`Failure`] or a mistake in the configuration, with the context around it; all else is exit code 1.
     pub(crate) fn from_anyhow(error: &anyhow::Error) -> Self {
         let kind = match error.downcast_ref::<Self>() {
@@ -91,7 +100,7 @@ impl Failure {
 
     /// Whether there is nobody and nothing to tell.
     pub(crate) fn is_silent(&self) -> bool {
-        self.kind == Kind::ReaderGone
+        matches!(self.kind, Kind::ReaderGone | Kind::Command(_))
     }
 
     /// The number of the table above.
@@ -103,6 +112,7 @@ impl Failure {
             Kind::NotFound => 3,
             Kind::Unavailable => 4,
             Kind::OutcomeUnknown => 5,
+            Kind::Command(code) => code,
         }
     }
 
@@ -149,10 +159,16 @@ mod tests {
         assert_eq!(rejected(RejectionCode::NotFound, "").code(), 3);
         assert_eq!(rejected(RejectionCode::InvalidArgument, "").code(), 2);
         assert_eq!(rejected(RejectionCode::FailedPrecondition, "").code(), 1);
-        assert_eq!(Failure::from(Error::Fenced { message: String::new() }).code(), 1);
+        assert_eq!(Failure::from(Error::Fenced { field: String::new(), message: String::new() }).code(), 1);
         assert_eq!(Failure::from(Error::Unavailable { message: String::new(), last: String::new() }).code(), 4);
         assert_eq!(Failure::from(Error::OutcomeUnknown { message: String::new() }).code(), 5);
         assert_eq!(Failure::from(Error::Config { message: String::new() }).code(), 2);
+    }
+
+    #[test]
+    fn a_commands_own_code_is_passed_on_without_a_word() {
+        let failure = Failure::of_command(75);
+        assert!(failure.code() == 75 && failure.is_silent());
     }
 
     #[test]

@@ -108,7 +108,8 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     }
 }
 
-fn limit_view(shown: &LimitUse, with_use: bool) -> Value {
+/// A limit, with what runs and waits under it if that is known.
+pub(super) fn limit_view(shown: &LimitUse, with_use: bool) -> Value {
     let limit = shown.limit.clone().unwrap_or_default();
     let scope = match limit.scope() {
         LimitScope::Total => "total",

@@ -1,9 +1,10 @@
 //! The command line: what can be asked for, and where each command lives.
 //!
 //! ```text
-//!   agent task dlq queue …     one noun a file: its flags, its calls, its tables
+//!   agent task lock bus kv …   one noun a file: its flags, its calls, its tables
 //!   submit                     tasks from flags and files
 //!   worker, exec               a worker process, and one task of it as a process group
+//!   held, signals              what is held for as long as a command runs, and what ends it
 //!   values, view, output       text in, messages to JSON, the only place that prints
 //!   exit                       exit codes
 //! ```
@@ -13,19 +14,27 @@
 
 mod agent;
 mod breaker;
+mod bus;
 mod checkpoint;
 mod cluster;
 mod dlq;
+mod events;
 mod exec;
 mod exit;
+mod held;
+mod kv;
 mod limit;
+mod lock;
+mod namespace;
 mod output;
 mod project;
 mod queue;
 mod retry;
 mod route;
 mod schedule;
+mod scope;
 mod share;
+mod signals;
 mod stats;
 mod submit;
 mod task;
@@ -65,10 +74,13 @@ struct Global {
         default_value = "127.0.0.1:7401"
     )]
     endpoints: Vec<String>,
+    /// The part of the cluster that the command is about (default: the namespace default)
+    #[arg(short, long, global = true, env = "QUORATE_NAMESPACE", value_name = "NAME")]
+    namespace: Option<String>,
     /// How results are printed
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value = "table")]
     output: Format,
-    /// How long a call may take, retries included (default 30s); for `task wait`, how long to wait (default 10m)
+    /// How long a call may take, retries included (default 30s); what `bus request` and `task wait` (default 10m) wait
     #[arg(long, global = true, value_name = "DURATION", value_parser = values::positive_duration)]
     timeout: Option<Duration>,
 }
@@ -88,7 +100,7 @@ enum Command {
     /// Submit tasks, follow them, fetch their results
     #[command(subcommand)]
     Task(task::Command),
-    /// See tasks that failed for good; send them back or remove them
+    /// See tasks that failed for good and messages that were given up; send them back or remove them
     #[command(subcommand)]
     Dlq(dlq::Command),
     /// See what waits
@@ -112,6 +124,24 @@ enum Command {
     /// List, define and delete named retry policies
     #[command(subcommand)]
     Retry(retry::Command),
+    /// Hold a lock, run a command under it; see who holds what and who waits
+    #[command(subcommand)]
+    Lock(lock::Command),
+    /// Hold a set of paths, run a command under it; see who is in the way
+    #[command(subcommand)]
+    Scope(scope::Command),
+    /// Publish messages, listen, ask; see and change subscriptions
+    #[command(subcommand)]
+    Bus(bus::Command),
+    /// Write and read documents and their versions
+    #[command(subcommand)]
+    Kv(kv::Command),
+    /// See what happened to every object, and follow what happens next
+    #[command(after_help = events::EXAMPLES)]
+    Events(events::EventsArgs),
+    /// Divide the cluster, and say how much each part may hold
+    #[command(subcommand)]
+    Namespace(namespace::Command),
     /// See how far projects, epics and features are
     #[command(subcommand)]
     Project(project::Command),
@@ -131,6 +161,8 @@ pub(crate) struct Context {
     client: Client,
     out: Out,
     endpoints: Vec<String>,
+    /// Empty: the default one.
+    namespace: String,
     timeout: Option<Duration>,
 }
 
@@ -143,10 +175,12 @@ impl Context {
         }
         let mut config = Config::new(endpoints.clone());
         config.client_name = concat!("quorate-cli ", env!("CARGO_PKG_VERSION")).to_owned();
+        let namespace = global.namespace.unwrap_or_default();
+        config.namespace = namespace.clone();
         if let Some(timeout) = global.timeout {
             config.call_timeout = timeout;
         }
-        Ok(Self { client: Client::connect(config)?, out, endpoints, timeout: global.timeout })
+        Ok(Self { client: Client::connect(config)?, out, endpoints, namespace, timeout: global.timeout })
     }
 }
 
@@ -190,6 +224,12 @@ async fn dispatch(cli: Cli, out: Out) -> Result<(), Failure> {
         Command::Route(command) => route::run(&Context::new(global, out)?, command).await,
         Command::Breaker(command) => breaker::run(&Context::new(global, out)?, command).await,
         Command::Retry(command) => retry::run(&Context::new(global, out)?, command).await,
+        Command::Lock(command) => lock::run(&Context::new(global, out)?, command).await,
+        Command::Scope(command) => scope::run(&Context::new(global, out)?, command).await,
+        Command::Bus(command) => bus::run(&Context::new(global, out)?, command).await,
+        Command::Kv(command) => kv::run(&Context::new(global, out)?, command).await,
+        Command::Events(args) => events::run(&Context::new(global, out)?, &args).await,
+        Command::Namespace(command) => namespace::run(&Context::new(global, out)?, command).await,
         Command::Project(command) => project::run(&Context::new(global, out)?, command).await,
         Command::Checkpoint(command) => checkpoint::run(&Context::new(global, out)?, command).await,
         Command::Stats(command) => stats::run(&Context::new(global, out)?, command).await,
@@ -237,22 +277,30 @@ mod tests {
     fn help_shows_exit_codes_and_examples() {
         let mut command = Cli::command();
         assert!(command.render_help().to_string().contains("outcome unknown"));
-        for path in [&["agent", "list"][..], &["task", "submit"], &["task", "tree"], &["dlq", "list"], &["worker"]] {
+        let paths = [
+            "agent list, task submit, task tree, dlq list, worker, events, namespace set",
+            "lock acquire, lock run, lock list, scope acquire, scope run, scope list",
+            "bus pub, bus sub, bus request, bus create, kv put, kv get, kv list, kv policy set",
+        ];
+        for path in paths.iter().flat_map(|some| some.split(", ")) {
             let mut command = Cli::command();
             let mut at = &mut command;
-            for name in path {
+            for name in path.split(' ') {
                 at = at.find_subcommand_mut(name).unwrap();
             }
-            assert!(at.render_help().to_string().contains("EXAMPLES"), "{path:?}");
+            assert!(at.render_help().to_string().contains("EXAMPLES"), "{path}");
         }
     }
 
     #[test]
     fn global_flags_may_stand_behind_the_command() {
-        let line = ["quorate", "task", "wait", "t1", "--timeout", "5m", "-o", "json", "--endpoints", "a:1,b:2"];
-        let cli = Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
+        let line = "quorate task wait t1 --timeout 5m -o json --endpoints a:1,b:2 -n research";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(cli.global.endpoints, ["a:1", "b:2"]);
         assert_eq!(cli.global.output, Format::Json);
         assert_eq!(cli.global.timeout, Some(Duration::from_secs(300)));
+        assert_eq!(cli.global.namespace.as_deref(), Some("research"));
+        let first = Cli::try_parse_from(["quorate", "-n", "research", "kv", "put", "counter", "-1"]);
+        assert!(first.is_ok_and(|cli| cli.global.namespace.as_deref() == Some("research")), "in front of it too");
     }
 }

@@ -56,6 +56,26 @@ impl Out {
         self.raw(format!("{line}\n").as_bytes())
     }
 
+    /// Many results: a table for people, a line each for programs, which need not wait for the last one.
+    pub(crate) fn lines(
+        &self,
+        json: impl IntoIterator<Item = Value>,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => json.into_iter().try_for_each(|one| self.event(|| one, String::new)),
+            Format::Table => self.show(|| Value::Null, text),
+        }
+    }
+
+    /// A result that is bytes: as they are for people, with what is known of them for programs.
+    pub(crate) fn content(&self, json: impl FnOnce() -> Value, bytes: &[u8]) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => self.show(json, String::new),
+            Format::Table => self.raw(bytes),
+        }
+    }
+
     /// Bytes as they are.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = std::io::stdout().lock();

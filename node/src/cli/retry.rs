@@ -112,7 +112,8 @@ async fn delete(context: &Context, name: &str) -> Result<(), Failure> {
     context.out.show(|| json!({ "name": name, "rev": answer.rev }), || format!("{name} is deleted"))
 }
 
-fn view(profile: &RetryProfile) -> Value {
+/// A profile.
+pub(super) fn view(profile: &RetryProfile) -> Value {
     let policy = profile.policy.clone().unwrap_or_default();
     json!({
         "name": profile.name,

@@ -12,7 +12,8 @@ use quorate_client::v1::{
 use serde_json::json;
 
 use self::import::ImportArgs;
-use self::shown::{ahead, next, run_outcome, run_row, run_view, schedule_facts, schedule_row, schedule_view, when};
+use self::shown::{ahead, next, run_row, schedule_facts, schedule_row, when};
+pub(super) use self::shown::{run_outcome, run_view, schedule_view};
 use super::exit::Failure;
 use super::output::{now_ms, table};
 use super::submit::{self, SubmitArgs};

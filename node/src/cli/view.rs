@@ -2,20 +2,27 @@
 //!
 //! Conventions: enums as lower-case names (`in_progress`), shares as numbers from 0 to 1, times as integers in fields that end
 //! in `_ms`, payloads and results as JSON if they are JSON, else as text, else as `hex:…`; `null` where there is nothing.
-//! Owns: the conventions, agents and nodes. `task` holds what a task and its attempts look like, `queue` what waits and why.
+//! Owns: the conventions, agents and nodes. `task` holds what a task and its attempts look like, `queue` what waits and why,
+//! `locks`, `bus` and `kv` what those rooms hold.
 //! Deliberately absent: the way back. These views are for reading.
 
+mod bus;
+mod kv;
+mod locks;
 mod queue;
 mod task;
 
 use std::fmt::Write as _;
 
 use quorate_client::v1::{
-    Agent, AgentStatus, AttemptOutcome, ExecutionMode, FinishKind, KeyValue, NodeStatusResponse, OnDependencyFailure,
-    TaskStatus, Unroutable, agent_event,
+    Agent, AgentStatus, AttemptOutcome, BlobRef, ExecutionMode, FinishKind, KeyValue, NodeStatusResponse,
+    OnDependencyFailure, TaskStatus, Unroutable, agent_event,
 };
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::bus::{dead, message, overflow, subscription, subscription_info};
+pub(crate) use self::kv::{kv_entry, kv_facts, kv_policy};
+pub(crate) use self::locks::{holder, lock, lock_mode, scope, who};
 pub(crate) use self::queue::{counts, deadlock, reason, running, stats, submitted};
 pub(crate) use self::task::{attempt, job, spec_of, task};
 use super::values;
@@ -132,7 +139,13 @@ fn text(bytes: &[u8]) -> Value {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// What lies beside the log: its name and its size.
+fn blob(blob: &BlobRef) -> Value {
+    json!({ "hash": hex(&blob.hash), "size_bytes": blob.size_bytes })
+}
+
+/// Hexadecimal with its mark.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let mut text = String::from("hex:");
     for byte in bytes {
         // Writing to a String cannot fail.

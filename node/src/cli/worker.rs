@@ -15,7 +15,6 @@ use clap::Args;
 use quorate_client::v1::KeyValue;
 use quorate_client::{Done, Job, Worker, WorkerReport};
 use serde_json::{Map, Value, json};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
@@ -24,6 +23,7 @@ use self::judge::Rules;
 use super::exec::{self, Shell};
 use super::exit::Failure;
 use super::output::{Out, facts, short, took};
+use super::signals::Signals;
 use super::{Context, submit, values, view};
 
 /// Shown under `quorate worker --help`.
@@ -31,7 +31,7 @@ pub(crate) const EXAMPLES: &str = r#"THE COMMAND:
   runs as `sh -c CMD`, in a process group of its own, once for every attempt.
   stdin        the task as JSON: id, title, description, payload, labels, attempt, token,
                required_capabilities, dependencies, parent_id, evidence, feedback, review_of
-  environment  QUORATE_TASK_ID, QUORATE_ATTEMPT, QUORATE_TOKEN, QUORATE_ENDPOINTS,
+  environment  QUORATE_TASK_ID, QUORATE_ATTEMPT, QUORATE_TOKEN, QUORATE_ENDPOINTS, QUORATE_NAMESPACE,
                QUORATE_FEEDBACK   what the last reviewer wants changed, or empty
                QUORATE_REVIEW_OF  the task that this one reviews, or empty
                QUORATE_EVIDENCE   a file to write evidence to (below)
@@ -148,6 +148,7 @@ pub(crate) async fn run(context: &Context, args: WorkerArgs) -> Result<(), Failu
         command: args.exec,
         classes: args.error_class_of_exit,
         endpoints: context.endpoints.join(","),
+        namespace: context.namespace.clone(),
         out: context.out,
         quiet: args.quiet,
     });
@@ -208,32 +209,12 @@ fn start_logging() {
     let _ = lines.try_init();
 }
 
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let listen =
-            |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 /// What all tasks of this worker share.
 struct Crew {
     command: String,
     classes: Vec<(i32, String)>,
     endpoints: String,
+    namespace: String,
     out: Out,
     quiet: bool,
 }
@@ -282,6 +263,7 @@ impl Crew {
                 ("QUORATE_ATTEMPT", attempt.to_string()),
                 ("QUORATE_TOKEN", job.token().to_string()),
                 ("QUORATE_ENDPOINTS", self.endpoints.clone()),
+                ("QUORATE_NAMESPACE", self.namespace.clone()),
                 ("QUORATE_FEEDBACK", variable(job.feedback())),
                 // Set even if empty: this worker may itself run inside a review.
                 ("QUORATE_REVIEW_OF", task.review_of.clone()),

@@ -12,11 +12,12 @@ use quorate_proto::v1::{
     RegisterAgentResponse, ReportAgentRequest, ReportAgentResponse, WatchAgentsRequest, agent_event,
 };
 use quorate_raft::state::{agents, check_id};
+use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tonic::{Request, Response, Status};
 
 use super::{Door, checked, expect_arm, rows_wanted, status};
-use crate::hub::AgentNews;
+use crate::hub::{AgentNews, Listening};
 
 const FIND_DEFAULT: usize = 1_000;
 const FIND_MAX: usize = 10_000;
@@ -92,8 +93,12 @@ impl Agents for Door {
     async fn watch(&self, request: Request<WatchAgentsRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let filter = request.into_inner().filter.unwrap_or_default();
         check_filter(&filter)?;
+        if self.core.stop.is_thrown() {
+            return Err(status::not_readable("this node is stopping", self.core.leader_hint()));
+        }
         self.fresh().await?;
-        Ok(Response::new(Box::pin(watch(self.clone(), filter))))
+        let news = self.hub().await?.watch_agents();
+        Ok(Response::new(Box::pin(watch(self.clone(), filter, news))))
     }
 }
 
@@ -107,10 +112,13 @@ fn check_filter(filter: &AgentFilter) -> Result<(), Status> {
 
 /// What exists, then every change, in order. Subscribing comes before looking, and changes that the look already shows
 /// are skipped by their rev: no gap, nothing twice. A watcher that is too slow for the buffer looks again.
-fn watch(door: Door, filter: AgentFilter) -> impl Stream<Item = Result<AgentEvent, Status>> + Send + 'static {
+fn watch(
+    door: Door,
+    filter: AgentFilter,
+    mut news: Listening<broadcast::Receiver<AgentNews>>,
+) -> impl Stream<Item = Result<AgentEvent, Status>> + Send + 'static {
     async_stream::stream! {
         let mut shown: BTreeSet<String> = BTreeSet::new();
-        let mut news = door.hub().watch_agents();
         let mut seen = 0;
         let mut look = true;
         loop {

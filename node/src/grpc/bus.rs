@@ -30,9 +30,7 @@ impl Bus for Door {
         let mut request = request.into_inner();
         // Before anything is done for each of them.
         check_count("messages", request.messages.len(), MAX_PUBLISH)?;
-        for blob in blobs_of(&request) {
-            self.core.blobs.ensure(blob).await?;
-        }
+        self.core.blobs.ensure_all(&blobs_of("", &request)).await?;
         let body = self.propose(request.request.take(), command::Body::Publish(request)).await?;
         Ok(self.respond(expect_arm!(Publish, body)?))
     }
@@ -160,9 +158,10 @@ impl Bus for Door {
     }
 }
 
-/// What is published beside the log.
-pub(super) fn blobs_of(request: &PublishRequest) -> impl Iterator<Item = &BlobRef> {
-    request.messages.iter().filter_map(|message| message.blob.as_ref())
+/// What is published beside the log, each with the field that refers to it: the request itself is `at`.
+pub(super) fn blobs_of(at: &str, request: &PublishRequest) -> Vec<(String, BlobRef)> {
+    let messages = request.messages.iter().enumerate();
+    messages.filter_map(|(i, message)| Some((format!("{at}messages[{i}].blob"), message.blob.clone()?))).collect()
 }
 
 /// At least one of them, and not too many.
@@ -175,5 +174,10 @@ pub(super) fn check_count(field: &str, got: usize, most: usize) -> Result<(), St
 
 fn info(view: &View<'_>, subscription: &Subscription) -> SubscriptionInfo {
     let name = subscription.spec.as_ref().map_or("", |spec| spec.name.as_str());
-    SubscriptionInfo { stats: Some(view.rooms.bus.stats(name)), subscription: Some(subscription.clone()) }
+    let bus = &view.rooms.bus;
+    SubscriptionInfo {
+        stats: Some(bus.stats(name)),
+        counts: Some(bus.counts(name)),
+        subscription: Some(subscription.clone()),
+    }
 }

@@ -1,8 +1,9 @@
 //! Consume: the stream of a consumer. The state delivers; here the deliveries are sent.
 //!
 //! Only a leader that a majority has heard lately serves one, as with [`super::work`]. What a consumer holds is sent
-//! anew whenever its stream begins, so nothing that was delivered is ever missed. A consumer has one stream; the newest
-//! counts.
+//! anew whenever its stream begins, so nothing that was delivered is ever missed. The same in the middle of a stream that
+//! did not keep up, between two marks: what the consumer believed to hold and is not told between them is gone. A
+//! consumer has one stream; the newest counts.
 //!
 //! Deliberately absent: the end of the consumer when its stream breaks. It stays one until its session ends or it
 //! leaves, and what it holds waits for its next stream.
@@ -43,7 +44,7 @@ pub(super) async fn join(
     };
     door.read(Consistency::Linearizable, not_theirs).await?;
     // Listening before proposing: what is delivered in between is not missed.
-    let told = door.hub().consume(&request.subscription, &request.consumer_id);
+    let told = door.hub().await?.consume(&request.subscription, &request.consumer_id);
     let body = door.propose(None, command::Body::Consume(request.clone())).await?;
     expect_arm!(Consume, body)?;
     Ok(events(door, request, told))
@@ -65,6 +66,10 @@ fn events(
                 look = false;
                 let Some(held) = held(&door, &request) else { break yield Err(gone(&door, &request)) };
                 looked_at = held.rev;
+                if standing {
+                    // What went away unheard of is known by its absence from the list that begins here.
+                    yield Ok(event(consume_event::Event::Standing(false), held.rev));
+                }
                 // One at a time: all that a consumer holds, payloads and all, may be a lot.
                 for (seq, token) in held.deliveries {
                     match delivery(&door, &request, seq, token) {
@@ -77,10 +82,8 @@ fn events(
                         }
                     }
                 }
-                if !standing {
-                    standing = true;
-                    yield Ok(event(consume_event::Event::Standing(true), held.rev));
-                }
+                standing = true;
+                yield Ok(event(consume_event::Event::Standing(true), held.rev));
             }
             let next = tokio::select! {
                 next = told.next() => next,
@@ -113,7 +116,7 @@ fn events(
                 }
                 // An earlier consumer of that name, of a session that has ended.
                 Some(DeliveryNews::ConsumerGone) => {}
-                // What was sent since the look before is sent again: its tokens tell.
+                // What was sent before and is still held is sent again: its tokens tell.
                 Some(DeliveryNews::LookAgain) => look = true,
                 None => break yield Err(Status::aborted("a newer stream of this consumer took over")),
             }

@@ -18,7 +18,7 @@ impl Kv for Door {
         let mut request = request.into_inner();
         check_key(&request.key)?;
         if let Some(blob) = &request.blob {
-            self.core.blobs.ensure(blob).await?;
+            self.core.blobs.ensure_all(&[("blob".to_owned(), blob.clone())]).await?;
         }
         let body = self.propose(request.request.take(), command::Body::KvPut(request)).await?;
         Ok(self.respond(expect_arm!(KvPut, body)?))

@@ -31,6 +31,8 @@ const LIST_DEFAULT: usize = 1_000;
 const LIST_MAX: usize = 10_000;
 /// How long a call waits for the state to say that its time is up.
 const SLACK: Duration = Duration::from_secs(1);
+/// How long a waiting call trusts that its node hears of grants. One that is cut off must not keep its callers waiting.
+const SURE: Duration = Duration::from_secs(5);
 
 #[tonic::async_trait]
 impl Locks for Door {
@@ -150,25 +152,31 @@ impl Door {
     /// Asks once; who has to wait stands in line in the state, and this call looks on until that ends.
     async fn acquire_or_wait(&self, mut request: AcquireLockRequest) -> Result<AcquireLockResponse, Status> {
         let deadline = Instant::now() + Duration::from_millis(request.wait_ms) + SLACK;
-        // Held on to: a hub that nobody listens in is forgotten.
-        let hub = self.hub();
-        let changed = hub.lock_changed(&request.name);
+        let changed = self.hub().await?.lock_changed(&request.name);
         let id = request.request.take();
         let body = self.propose(id, command::Body::AcquireLock(request.clone())).await?;
         let asked = expect_arm!(AcquireLock, body)?;
         if asked.holder.is_some() {
             return Ok(asked);
         }
+        let mut sure_until = Instant::now() + SURE;
         loop {
             // Listening before looking: a grant in between is not missed.
             let mut wake = Box::pin(changed.notified());
             wake.as_mut().enable();
-            if let Some(holder) = self.read(Consistency::Stale, |view| granted(&view, &request, asked.rev)).await? {
-                return Ok(AcquireLockResponse { rev: holder.token, holder: Some(holder), position: 0 });
+            if let Some(grant) = self.read(Consistency::Stale, |view| granted(&view, &request, asked.rev)).await? {
+                return Ok(grant);
             }
             let now = Instant::now();
             if now >= deadline {
                 return Err(self.in_line(&request, "and nothing has ended the wait, though its time is up"));
+            }
+            if now >= sure_until {
+                if let Err(status) = self.fresh().await {
+                    return Err(self.in_line(&request, &format!("and this node is cut off: {}", status.message())));
+                }
+                sure_until = Instant::now() + SURE;
+                continue;
             }
             tokio::select! {
                 () = wake => {}
@@ -187,7 +195,7 @@ impl Door {
 }
 
 /// What became of a wait that was answered at `asked_rev`: the grant, nothing yet, or why it is over.
-fn granted(view: &View<'_>, request: &AcquireLockRequest, asked_rev: u64) -> Outcome<Option<LockHolder>> {
+fn granted(view: &View<'_>, request: &AcquireLockRequest, asked_rev: u64) -> Outcome<Option<AcquireLockResponse>> {
     // Another node's answer, not applied here yet. What the owner held before that is not the grant.
     if view.head.rev < asked_rev {
         return Ok(None);
@@ -195,7 +203,8 @@ fn granted(view: &View<'_>, request: &AcquireLockRequest, asked_rev: u64) -> Out
     let AcquireLockRequest { name, session_id, owner, wait_ms, .. } = request;
     let locks = &view.rooms.locks;
     if let Some(holder) = locks.grant_of(name, session_id, owner) {
-        return Ok(Some(holder.clone()));
+        let (rev, now_ms) = (holder.token, view.head.now_ms);
+        return Ok(Some(AcquireLockResponse { holder: Some(holder.clone()), position: 0, rev, now_ms }));
     }
     if locks.position_of(name, session_id, owner).is_some() {
         return Ok(None);
@@ -264,7 +273,7 @@ mod tests {
     fn told(machine: &Machine, asked_rev: u64) -> Result<Option<u64>, String> {
         let view = View { rooms: machine.rooms(), rows: &machine.rows, head: &machine.head };
         match granted(&view, &wanted("b"), asked_rev) {
-            Ok(holder) => Ok(holder.map(|holder| holder.token)),
+            Ok(grant) => Ok(grant.map(|grant| grant.rev)),
             Err(Error::Rejected(rejection)) => Err(format!("{}: {}", rejection.field, rejection.message)),
             Err(Error::Fatal(fatal)) => panic!("{fatal}"),
         }
@@ -277,6 +286,9 @@ mod tests {
         let release = ReleaseLockRequest { name: "db".to_owned(), token: held, ..ReleaseLockRequest::default() };
         let released = apply(&mut machine, 10, command::Body::ReleaseLock(release));
         assert_eq!(told(&machine, asked), Ok(Some(released)));
+        let view = View { rooms: machine.rooms(), rows: &machine.rows, head: &machine.head };
+        let grant = granted(&view, &wanted("b"), asked).unwrap().unwrap();
+        assert_eq!((grant.holder.map(|holder| holder.token), grant.now_ms), (Some(released), 10));
     }
 
     #[test]
@@ -303,6 +315,6 @@ mod tests {
         assert_eq!(told(&Machine::in_memory(), asked), Ok(None));
         let view = View { rooms: machine.rooms(), rows: &machine.rows, head: &machine.head };
         assert!(granted(&view, &wanted("a"), asked + 1).unwrap().is_none());
-        assert_eq!(granted(&view, &wanted("a"), asked).unwrap().map(|holder| holder.token), Some(held));
+        assert_eq!(granted(&view, &wanted("a"), asked).unwrap().map(|grant| grant.rev), Some(held));
     }
 }

@@ -143,9 +143,17 @@ impl Door {
         })
     }
 
-    /// The wake-ups of this namespace.
-    fn hub(&self) -> Arc<Hub> {
-        self.core.hubs.of(&self.namespace)
+    /// The wake-ups of this namespace, if it exists.
+    async fn hub(&self) -> Result<Arc<Hub>, Status> {
+        let exists = || self.core.replica.read_in(&self.namespace, |_| ()).is_some();
+        if !exists() {
+            // Only a state that is up to date may say that there is none.
+            self.fresh().await?;
+            if !exists() {
+                return Err(self.no_namespace());
+            }
+        }
+        Ok(self.core.hubs.of(&self.namespace))
     }
 
     fn no_namespace(&self) -> Status {

@@ -11,6 +11,7 @@ use quorate_proto::peer as pb;
 use quorate_proto::peer::peer_server::{Peer, PeerServer};
 use quorate_raft::consensus::network::{CLUSTER_KEY, MAX_MESSAGE_BYTES, NODE_KEY};
 use quorate_raft::consensus::{server, wire};
+use quorate_raft::state::namespaces::DEFAULT;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
@@ -247,7 +248,9 @@ impl Peer for PeerDoor {
         request: Request<pb::PeerKeepAliveRequest>,
     ) -> Result<Response<pb::PeerKeepAliveReply>, Status> {
         let request = request.into_inner();
-        let response = keep_alive_here(&self.core, &request.namespace.into(), &request.session_id).await?;
+        // A deadline is found by the name of its namespace, so the one that need not be named is named here.
+        let namespace = if request.namespace.is_empty() { DEFAULT } else { request.namespace.as_str() };
+        let response = keep_alive_here(&self.core, &namespace.into(), &request.session_id).await?;
         Ok(Response::new(pb::PeerKeepAliveReply { response: Some(response) }))
     }
 

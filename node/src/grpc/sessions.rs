@@ -77,7 +77,7 @@ pub(super) async fn keep_alive_here(
         Kept::Ending => return Err(status::unavailable("the session's deadline has passed and its end is on the way")),
         Kept::Unknown => {}
     }
-    // Not in the table: ended, or so new that its deadline is not set yet, or this leader is so new that it has not
+    // Not in the table or not in the state: ended, or so new that its deadline is not set yet, or this leader is so new that it has not
     // applied everything. Only a state that is up to date may say that a session has ended.
     core.reads.pass().await.map_err(|message| status::not_readable(&message, core.leader_hint()))?;
     let found =
@@ -89,12 +89,19 @@ pub(super) async fn keep_alive_here(
 }
 
 /// What the session still holds goes along with every keep-alive: that is how a worker learns of a cancelled task.
+/// `None`: there is no such session in the state that this is read from.
 fn kept(core: &Core, namespace: &str, session_id: &str, ttl_ms: u64) -> Option<KeepAliveResponse> {
-    core.replica.read_in(namespace, |view| KeepAliveResponse {
-        ttl_ms,
-        held: (view.rooms.tasks.held_by_session(session_id))
-            .map(|(task_id, token, fence_at_ms)| HeldAttempt { task_id: task_id.to_owned(), token, fence_at_ms })
-            .collect(),
-        rev: view.head.rev,
-    })
+    let read = core.replica.read_in(namespace, |view| {
+        // Ended, with its deadline still in the table: to say that it lives and holds nothing would be wrong twice.
+        view.rooms.sessions.get(session_id)?;
+        let held = view.rooms.tasks.held_by_session(session_id);
+        Some(KeepAliveResponse {
+            ttl_ms,
+            held: held
+                .map(|(task_id, token, fence_at_ms)| HeldAttempt { task_id: task_id.to_owned(), token, fence_at_ms })
+                .collect(),
+            rev: view.head.rev,
+        })
+    });
+    read.flatten()
 }

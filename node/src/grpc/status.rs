@@ -41,12 +41,17 @@ pub(crate) fn rejected(rejection: &Rejection) -> Status {
         RejectionCode::AlreadyExists => Code::AlreadyExists,
         RejectionCode::FailedPrecondition => Code::FailedPrecondition,
         RejectionCode::Aborted => Code::Aborted,
-        RejectionCode::ResourceExhausted => Code::ResourceExhausted,
+        RejectionCode::ResourceExhausted | RejectionCode::Overloaded => Code::ResourceExhausted,
         RejectionCode::Unspecified => Code::Internal,
     };
     let mut status = Status::new(code, clipped(&rejection.message));
     insert(status.metadata_mut(), FIELD_KEY, clipped(&rejection.field));
-    insert(status.metadata_mut(), REJECTED_KEY, "1");
+    if rejection.code() == RejectionCode::Overloaded {
+        insert(status.metadata_mut(), OVERLOAD_KEY, "1");
+        insert(status.metadata_mut(), NO_EFFECT_KEY, "1");
+    } else {
+        insert(status.metadata_mut(), REJECTED_KEY, "1");
+    }
     status
 }
 

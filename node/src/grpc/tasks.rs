@@ -254,7 +254,7 @@ impl Door {
         }
         loop {
             // Listening before looking: what becomes ready in between is not missed.
-            let listened = self.hub().listen(&request.agent_id, &self.capabilities(&request.agent_id));
+            let listened = self.hub().await?.listen(&request.agent_id, &self.capabilities(&request.agent_id));
             let mut wakes: Vec<_> = listened.iter().map(|notify| Box::pin(notify.notified())).collect();
             wakes.iter_mut().for_each(|wake| {
                 wake.as_mut().enable();

@@ -19,7 +19,7 @@ use tonic::Status;
 
 use super::{Door, expect_arm, status};
 use crate::core::Core;
-use crate::hub::WorkNews;
+use crate::hub::{Listening, WorkNews};
 
 /// How often a stream makes sure that its node still leads.
 pub(super) const LOOK_ROUND: Duration = Duration::from_millis(250);
@@ -52,7 +52,7 @@ pub(super) async fn stand(
         None => return Err(gone(&door, &request)),
     }
     // Listening before ordering: what is assigned in between is not missed.
-    let news = door.hub().stand(&request.agent_id, &request.session_id);
+    let news = door.hub().await?.stand(&request.agent_id, &request.session_id);
     let order = StandingOrder { agent_id: request.agent_id.clone(), session_id: request.session_id.clone() };
     let body = door.propose(None, command::Body::StandingOrder(order)).await?;
     expect_arm!(StandingOrder, body)?;
@@ -73,7 +73,7 @@ pub(super) fn leads(core: &Core) -> bool {
 fn events(
     door: Door,
     request: WorkRequest,
-    mut news: UnboundedReceiver<WorkNews>,
+    mut news: Listening<UnboundedReceiver<WorkNews>>,
 ) -> impl Stream<Item = Result<WorkEvent, Status>> + Send + 'static {
     async_stream::stream! {
         let mut look = true;

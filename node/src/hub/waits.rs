@@ -9,12 +9,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Hub, KEYS_BEFORE_SWEEP};
+use super::{Hub, KEYS_BEFORE_SWEEP, Listening};
 
 impl Hub {
     /// What a call that waits for this lock listens to.
-    pub(crate) fn lock_changed(&self, name: &str) -> Arc<Notify> {
-        self.locks.listen(name)
+    pub(crate) fn lock_changed(self: &Arc<Self>, name: &str) -> Listening<Arc<Notify>> {
+        Listening { to: self.locks.listen(name), _hub: self.clone() }
     }
 }
 

@@ -1,9 +1,9 @@
 //! The bus: what is said, who asked to hear it, and what became of it.
 //!
-//! Owns the Subscription, Consumer, Message, MessagePayload, MessageRefs, MessageId, Pending, DeadMessage and BusTotals
-//! rows. A message is one row, however many subscriptions keep it; each of them has a Pending row of it, and the last
-//! one takes the message along. Memory holds the subscriptions with their consumers, and of each message that waits
-//! where it stands (`queue`), not the message.
+//! Owns the Subscription, SubscriptionCounts, Consumer, Message, MessagePayload, MessageRefs, MessageId, Pending,
+//! DeadMessage and BusTotals rows. A message is one row, however many subscriptions keep it; each of them has a Pending
+//! row of it, or a DeadMessage row once it gave up on it, and the last one takes the message along. Memory holds the
+//! subscriptions with their consumers, and of each message that waits where it stands (`queue`), not the message.
 //!
 //! ```text
 //!   publish ─▶ waits ─▶ with a consumer ─┬─ ack ──────────────▶ gone
@@ -14,10 +14,12 @@
 //! ```
 //!
 //! Invariants:
-//! - a Message row exists exactly while a Pending row of its number does, and MessageRefs says how many, if several;
+//! - a Message row exists exactly while a Pending or a DeadMessage row of its number does, and MessageRefs says how
+//!   many, if several; a subscription has one of the two, and a blob is the Message row's alone;
 //! - a consumer holds at most its credit, unless that was lowered since; a message is with at most one of them;
 //! - a delivery is known by its message and its token, the rev that assigned it: what was superseded moves nothing;
-//! - `attempts` of a message never reaches the most its subscription allows: it is dead instead.
+//! - `attempts` of a message never reaches the most its subscription allows: it is dead instead;
+//! - a subscription's counters are a row of their own, which is there once one of them moved.
 //!
 //! Every command ends with [`settle()`], which assigns what can be and writes the counters that the command moved.
 //!
@@ -28,6 +30,7 @@ mod checked;
 mod consumers;
 mod dead;
 mod due;
+mod emit;
 mod endings;
 mod messages;
 mod publish;
@@ -40,8 +43,9 @@ mod subscribe;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use prost::Message;
 use quorate_proto::log::BusTotals;
-use quorate_proto::v1::{Consumer, Overflow, PendingDelivery, Subscription, SubscriptionSpec};
+use quorate_proto::v1::{Consumer, Overflow, PendingDelivery, Subscription, SubscriptionCounts, SubscriptionSpec};
 
 pub use self::acks::{MAX_ACKS, ack, check_ack, do_ack};
 pub use self::checked::{
@@ -54,7 +58,11 @@ pub use self::consumers::{
 };
 pub use self::dead::{MAX_DEAD, MAX_DEAD_BYTES, purge_dead, redrive_dead};
 pub use self::due::run_due;
-pub use self::publish::{MAX_MATCHED, MAX_PLACED, MAX_PUBLISH, REMEMBER_MS, check_publish, do_publish, emit, publish};
+pub use self::emit::emit;
+pub use self::endings::MAX_FAILURES;
+pub use self::publish::{
+    MAX_MATCHED, MAX_PLACED, MAX_PUBLISH, MAX_REMEMBERED, MAX_VISITED, REMEMBER_MS, check_publish, do_publish, publish,
+};
 pub use self::settle::{ASSIGN_PER_COMMAND, settle};
 pub use self::subject::{MAX_SUBJECT_BYTES, MAX_TOKENS, check_pattern, check_subject, token_of};
 pub use self::subscribe::{MAX_SESSION_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS, REMOVE_PER_COMMAND, subscribe, unsubscribe};
@@ -91,7 +99,8 @@ impl Eq for Bus {}
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Moved {
-    subscriptions: BTreeSet<Arc<str>>,
+    /// Whose counters.
+    counts: BTreeSet<Arc<str>>,
     totals: bool,
 }
 
@@ -100,10 +109,13 @@ struct Moved {
 struct Sub {
     name: Arc<str>,
     row: Subscription,
+    counts: SubscriptionCounts,
     rules: Rules,
     queue: queue::Queue,
     /// How many dead messages it has.
     dead: u64,
+    /// Nothing, unless it is being removed.
+    left: Left,
     /// What `assignable` and `due` say of it.
     noted: Noted,
 }
@@ -117,6 +129,14 @@ struct Rules {
     max_messages: usize,
     drops_oldest: bool,
     drops_dead: bool,
+}
+
+/// What is left of a subscription that goes: the lowest number in each table. Without it every step would begin with
+/// all the rows that those before it removed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Left {
+    pending: Option<u64>,
+    dead: Option<u64>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -149,8 +169,16 @@ impl Sub {
         let Some(spec) = &row.spec else {
             return Err(Fatal::Corrupt("a subscription without a specification".to_owned()));
         };
-        let (name, rules) = (Arc::from(spec.name.as_str()), Rules::of(spec));
-        Ok(Sub { name, row, rules, queue: queue::Queue::default(), dead: 0, noted: Noted::default() })
+        Ok(Sub {
+            name: Arc::from(spec.name.as_str()),
+            rules: Rules::of(spec),
+            row,
+            counts: SubscriptionCounts::default(),
+            queue: queue::Queue::default(),
+            dead: 0,
+            left: Left::default(),
+            noted: Noted::default(),
+        })
     }
 
     fn patterns(&self) -> &[String] {
@@ -182,20 +210,32 @@ impl Bus {
             bus.add(Sub::new(row)?);
             Ok(true)
         })?;
+        let prefix = Key::table(Table::SubscriptionCounts);
+        rows.scan(prefix.as_bytes(), &prefix.prefix_end(), &mut |key, value| {
+            bus.sub_mut(text_in(key)?)?.counts = SubscriptionCounts::decode(value)?;
+            Ok(true)
+        })?;
         rows::scan_prefix::<Consumer>(rows, &Key::table(Table::Consumer), |_, row| {
             bus.join(row)?;
             Ok(true)
         })?;
+        // Both come in the order of their numbers.
         rows::scan_prefix::<PendingDelivery>(rows, &Key::table(Table::Pending), |_, row| {
-            if !bus.removing.contains(row.subscription.as_str()) {
+            let sub = bus.sub_mut(&row.subscription)?;
+            if sub.row.removing {
+                sub.left.pending.get_or_insert(row.seq);
+            } else {
                 bus.change(&row.subscription, |sub| sub.queue.enter(&row))?;
             }
             Ok(true)
         })?;
         let prefix = Key::table(Table::DeadMessage);
         rows.scan(prefix.as_bytes(), &prefix.prefix_end(), &mut |key, _| {
-            let name = dead::name_in(key)?;
-            if !bus.removing.contains(name) {
+            let (name, seq) = (name_in(key)?, number_in(key)?);
+            let sub = bus.sub_mut(name)?;
+            if sub.row.removing {
+                sub.left.dead.get_or_insert(seq);
+            } else {
                 bus.count_dead(name, 1)?;
             }
             Ok(true)
@@ -209,9 +249,10 @@ impl Bus {
         Ok(bus)
     }
 
-    /// When something is due next: at once if a subscription is being removed, or more can be assigned.
+    /// When something is due next: at once if a subscription is being removed. What can be assigned has no time: see
+    /// [`Bus::has_work_left`].
     pub fn next_due_ms(&self) -> Option<u64> {
-        if !self.removing.is_empty() || !self.assignable.is_empty() {
+        if !self.removing.is_empty() {
             return Some(0);
         }
         let queues = self.due.first().map(|(at_ms, _)| *at_ms);
@@ -227,6 +268,10 @@ impl Bus {
     /// A subscription that an index names.
     fn sub(&self, name: &str) -> Result<&Sub, Fatal> {
         self.subs.get(name).ok_or_else(|| no_sub(name))
+    }
+
+    fn sub_mut(&mut self, name: &str) -> Result<&mut Sub, Fatal> {
+        self.subs.get_mut(name).ok_or_else(|| no_sub(name))
     }
 
     /// Enters a subscription as its row stands, with nothing in it.
@@ -290,11 +335,11 @@ impl Bus {
     }
 
     /// Moves a subscription's counters.
-    fn count(&mut self, name: &str, count: impl FnOnce(&mut Subscription)) -> Result<(), Fatal> {
+    fn count(&mut self, name: &str, count: impl FnOnce(&mut SubscriptionCounts)) -> Result<(), Fatal> {
         let sub = self.subs.get_mut(name).ok_or_else(|| no_sub(name))?;
-        count(&mut sub.row);
-        if !self.moved.subscriptions.contains(name) {
-            self.moved.subscriptions.insert(Arc::clone(&sub.name));
+        count(&mut sub.counts);
+        if !self.moved.counts.contains(name) {
+            self.moved.counts.insert(Arc::clone(&sub.name));
         }
         Ok(())
     }
@@ -316,6 +361,10 @@ fn sub_key(name: &str) -> Key {
     Key::table(Table::Subscription).text(name)
 }
 
+fn counts_key(name: &str) -> Key {
+    Key::table(Table::SubscriptionCounts).text(name)
+}
+
 fn pending_key(name: &str, seq: u64) -> Key {
     Key::table(Table::Pending).text(name).number(seq)
 }
@@ -328,6 +377,43 @@ fn totals_key() -> Key {
 fn load(rows: &dyn Rows, name: &str, seq: u64) -> Result<PendingDelivery, Fatal> {
     let corrupt = || Fatal::Corrupt(format!("message {seq} is in an index of {name:?} but has no row there"));
     rows::get(rows, &pending_key(name, seq))?.ok_or_else(corrupt)
+}
+
+/// The numbers of a subscription's rows in a table, from one on, the lowest first, at most so many.
+fn numbers(rows: &dyn Rows, table: Table, name: &str, from: u64, most: usize) -> Result<Vec<u64>, Fatal> {
+    let prefix = Key::table(table).text(name);
+    let end = prefix.prefix_end();
+    let mut found = Vec::new();
+    if most > 0 {
+        rows.scan(prefix.number(from).as_bytes(), &end, &mut |key, _| {
+            found.push(number_in(key)?);
+            Ok(found.len() < most)
+        })?;
+    }
+    Ok(found)
+}
+
+/// The text in a key of tag, text, zero.
+fn text_in(key: &[u8]) -> Result<&str, Fatal> {
+    let text = key.strip_suffix(&[0_u8]).and_then(|front| front.get(1..));
+    text.and_then(|text| std::str::from_utf8(text).ok())
+        .ok_or_else(|| Fatal::Corrupt(format!("not the key of something with a name: {key:?}")))
+}
+
+/// The subscription in a key of tag, name, zero, number.
+fn name_in(key: &[u8]) -> Result<&str, Fatal> {
+    let (front, _) = key.split_last_chunk::<8>().ok_or_else(|| not_a_key(key))?;
+    text_in(front)
+}
+
+/// The number in such a key.
+fn number_in(key: &[u8]) -> Result<u64, Fatal> {
+    let (_, number) = key.split_last_chunk::<8>().ok_or_else(|| not_a_key(key))?;
+    Ok(u64::from_be_bytes(*number))
+}
+
+fn not_a_key(key: &[u8]) -> Fatal {
+    Fatal::Corrupt(format!("not the key of a message in a subscription: {key:?}"))
 }
 
 #[cfg(test)]

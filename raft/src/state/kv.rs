@@ -31,6 +31,7 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use prost::Message;
 use quorate_proto::log::KvTotals;
 use quorate_proto::v1::{
     KvDeleteRequest, KvDeleteResponse, KvEntry, KvPolicy, KvPutRequest, KvPutResponse, KvRollbackRequest,
@@ -164,14 +165,14 @@ fn weight(entry: &KvEntry) -> u64 {
     (entry.key.len() as u64).saturating_add(entry.value.len() as u64).saturating_add(blob)
 }
 
-/// What it costs to write or remove a document, in bytes: its value, and each chunk of its blob as so many more.
+/// What it costs to write or remove a document, in bytes: its row, and each chunk of its blob as so many more.
 ///
 /// Everything that goes at once is bounded by it. A batch of writes is in memory as a whole: what a session's end
 /// removes must fit, on every replica and at every replay.
 fn burden(entry: &KvEntry) -> u64 {
     const CHUNK_BURDEN: u64 = 1_024;
     let chunks = entry.blob.as_ref().map_or(0, |blob| blob.chunks.len());
-    entry.value.len() as u64 + CHUNK_BURDEN * chunks as u64
+    entry.encoded_len() as u64 + CHUNK_BURDEN * chunks as u64
 }
 
 fn kv_key(key: &str) -> Key {

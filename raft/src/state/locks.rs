@@ -15,6 +15,7 @@
 //! - a lock exists only while somebody holds it: whatever frees it grants it in the same command;
 //! - nobody is overtaken: while one waits, who comes later waits behind, even if it could share;
 //! - an owner is a name within a session, and takes part in a lock once: it holds it or waits for it;
+//! - a session takes part in so much and no more, so does an attempt, and so do all together (`bounds`);
 //! - no owners wait for each other in a circle, as far as a bounded search sees;
 //! - two leases of different owners overlap only if both are shared.
 //!
@@ -24,6 +25,7 @@
 //! Deliberately absent: the waiting itself. A call that waits is a matter of the node it came to, which learns by
 //! [`Effect::LockChanged`] when to look at [`Locks::grant_of`] again.
 
+mod bounds;
 mod checked;
 mod circle;
 mod commands;
@@ -38,6 +40,7 @@ use std::ops::Bound;
 
 use quorate_proto::v1::{Lock, LockHolder, ScopeLease};
 
+pub use self::bounds::{MAX_COMPANY, MAX_SESSION_LOCKS};
 pub use self::checked::{DEFAULT_HOLD_MS, MAX_HOLD_MS, MAX_NOTE_BYTES, MAX_TTL_MS, MAX_WAIT_MS, MIN_TTL_MS};
 pub use self::commands::{acquire, extend, force_release, release};
 pub use self::ends::{attempt_ended, run_due, session_ended};

@@ -4,9 +4,9 @@
 //! nothing of it. `default` always exists. Quotas live here and are handed to the rooms, which keep them.
 //!
 //! Invariants:
-//! - a namespace's number is the rev of its creation, so it is never used again, and rows that are still going cannot
-//!   turn up in a later namespace of the same name;
-//! - a namespace is removed only when it is empty; what it leaves (finished tasks, histories) goes by and by.
+//! - a namespace's number is the rev of its creation, so it is never used again;
+//! - a namespace is removed only when nothing live is in it; what it leaves (finished tasks, histories) goes with it, as one
+//!   range of keys.
 //!
 //! Deliberately absent: permissions, and anything that reaches from one namespace into another.
 
@@ -28,8 +28,8 @@ use crate::storage::space::SpaceRows;
 pub const DEFAULT: &str = "default";
 /// The most namespaces that may exist at once.
 pub const MAX_NAMESPACES: usize = 1_000;
-/// Rows of a removed namespace that one command deletes.
-const GONE_PER_COMMAND: usize = 1_000;
+/// How many namespaces one tick looks after. Each may have its full bound of due things.
+const TICKED: usize = 32;
 const MAX_NAME_BYTES: usize = 64;
 
 /// One namespace.
@@ -52,11 +52,6 @@ impl Part {
     fn new(row: Namespace, mut rooms: Rooms) -> Self {
         rooms.quotas = row.quotas.unwrap_or_default();
         Part { name: row.name.as_str().into(), row, rooms }
-    }
-
-    /// When something is due next, in milliseconds since 1970.
-    fn next_due_ms(&self) -> Option<u64> {
-        if self.row.removing { Some(0) } else { self.rooms.next_due_ms() }
     }
 }
 
@@ -84,17 +79,16 @@ impl Namespaces {
             Ok(true)
         })?;
         for row in found {
-            let rooms =
-                if row.removing { Rooms::default() } else { Rooms::rebuild(&SpaceRows::new(rows, row.number))? };
+            let rooms = Rooms::rebuild(&SpaceRows::new(rows, row.number))?;
             let part = Part::new(row, rooms);
             namespaces.parts.insert(part.name.clone(), part);
         }
         Ok(namespaces)
     }
 
-    /// One namespace that is not being removed; an empty name means `default`.
+    /// One namespace; an empty name means `default`.
     pub fn get(&self, name: &str) -> Option<&Part> {
-        self.parts.get(named(name)).filter(|part| !part.row.removing)
+        self.parts.get(named(name))
     }
 
     /// The same, or the refusal that says that there is none.
@@ -103,12 +97,12 @@ impl Namespaces {
     }
 
     pub(crate) fn existing_mut(&mut self, name: &str) -> Outcome<&mut Part> {
-        self.parts.get_mut(named(name)).filter(|part| !part.row.removing).ok_or_else(|| unknown(name))
+        self.parts.get_mut(named(name)).ok_or_else(|| unknown(name))
     }
 
-    /// Every namespace that is not being removed, by name.
+    /// Every namespace, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Part> {
-        self.parts.values().filter(|part| !part.row.removing)
+        self.parts.values()
     }
 
     /// The one that always exists.
@@ -119,18 +113,22 @@ impl Namespaces {
 
     /// When something is due next in any of them, in milliseconds since 1970.
     pub fn next_due_ms(&self) -> Option<u64> {
-        self.parts.values().filter_map(Part::next_due_ms).min()
+        self.parts.values().filter_map(|part| part.rooms.next_due_ms()).min()
     }
 
-    /// The names of those where something is due, and of those where work is left to assign.
-    pub(crate) fn to_tick(&self, now_ms: u64) -> Vec<Arc<str>> {
-        let due = |part: &&Part| part.next_due_ms().is_some_and(|at_ms| at_ms <= now_ms) || part.rooms.has_work_left();
-        self.parts.values().filter(due).map(|part| part.name.clone()).collect()
-    }
-
-    /// The number of the namespace of that name if it is being removed.
-    pub(crate) fn removing(&self, name: &str) -> Option<u64> {
-        self.parts.get(name).filter(|part| part.row.removing).map(|part| part.row.number)
+    /// The names of those where something is due or work is left to assign: so many as one tick looks after, and others
+    /// the next time.
+    pub(crate) fn to_tick(&self, ctx: &Ctx) -> Vec<Arc<str>> {
+        let due = |part: &&Part| {
+            part.rooms.next_due_ms().is_some_and(|at_ms| at_ms <= ctx.now_ms) || part.rooms.has_work_left()
+        };
+        let mut names: Vec<Arc<str>> = self.parts.values().filter(due).map(|part| part.name.clone()).collect();
+        if names.len() > TICKED {
+            let first = ctx.rev % names.len() as u64;
+            names.rotate_left(usize::try_from(first).unwrap_or_default());
+            names.truncate(TICKED);
+        }
+        names
     }
 }
 
@@ -158,10 +156,6 @@ pub fn set(
 ) -> Outcome<SetNamespaceResponse> {
     check_name(&req.name)?;
     let mut row = match namespaces.parts.get(req.name.as_str()) {
-        Some(part) if part.row.removing => {
-            let message = format!("namespace {:?} is being removed; its last rows are going", req.name);
-            return Err(precondition("name", message));
-        }
         Some(part) => part.row.clone(),
         None if namespaces.parts.len() >= MAX_NAMESPACES => {
             return Err(exhausted("name", format!("{MAX_NAMESPACES} namespaces exist; delete some first")));
@@ -183,7 +177,7 @@ pub fn set(
     Ok(SetNamespaceResponse { namespace: Some(row), rev: ctx.rev })
 }
 
-/// Removes a namespace that holds nothing live.
+/// Removes a namespace that holds nothing live, with all that it leaves.
 pub fn delete(
     namespaces: &mut Namespaces,
     out: &mut Out<'_, '_>,
@@ -198,30 +192,11 @@ pub fn delete(
         let message = format!("namespace {:?} is not empty: it has {what}; remove them first", req.name);
         return Err(precondition("name", message));
     }
-    part.row.removing = true;
-    part.rooms = Rooms::default();
-    out.txn.put(&row_key(&part.row.name), &part.row);
+    let row = part.row.clone();
+    out.txn.delete_space(row.number);
+    out.txn.delete(&row_key(&row.name));
+    namespaces.parts.remove(row.name.as_str());
     Ok(DeleteNamespaceResponse { rev: ctx.rev })
-}
-
-/// Deletes some of the rows that a removed namespace left; with the last of them the namespace itself. The batch is in
-/// the namespace's space when this is called.
-pub(crate) fn remove_some(namespaces: &mut Namespaces, out: &mut Out<'_, '_>, name: &str) -> Result<(), Fatal> {
-    let mut gone: Vec<Vec<u8>> = Vec::new();
-    let rows: &dyn Rows = &*out.txn;
-    rows.scan(&[0x10], &[u8::MAX], &mut |key, _| {
-        gone.push(key.to_vec());
-        Ok(gone.len() < GONE_PER_COMMAND)
-    })?;
-    for key in &gone {
-        out.txn.delete(&Key::raw(key));
-    }
-    if gone.len() < GONE_PER_COMMAND {
-        out.txn.enter(0);
-        out.txn.delete(&row_key(name));
-        namespaces.parts.remove(name);
-    }
-    Ok(())
 }
 
 /// Checks a name that a caller chose.

@@ -1,14 +1,15 @@
 //! News: what happened to the work, said on the bus.
 //!
 //! No room publishes. Each says what happened as an effect, and this turns those that people wait for into messages, in
-//! the same command. Who does not subscribe costs nothing: a message without a subscription is not kept.
+//! the same command. Who does not subscribe costs nothing: a message without a subscription is not kept. How much one
+//! command says is bounded on the bus ([`bus::emit()`]).
 //!
 //! | subject | when | payload |
 //! |---|---|---|
 //! | `scheduled.tasks` | a schedule submitted a task | `schedule_id`, `task_id`, `agent_id`, `tick_ms` |
 //! | `system.breaker.opened`, `.half_opened`, `.closed` | a circuit breaker changed | `breaker` |
 //! | `system.task.timed_out` | an attempt or a task ran out of time | `task_id`, `token` (0: the task) |
-//! | `system.deadlock.resolved` | a circle of tasks was broken | `victim`, `task_ids` |
+//! | `system.deadlock.resolved` | a circle of tasks was broken | `victim`, `task_ids` (100 at most), `count` |
 //!
 //! Payloads are JSON objects. Ids consist of letters, digits and `. _ - : / @`, so nothing in them needs escaping.
 
@@ -19,11 +20,13 @@ use crate::error::Fatal;
 use crate::state::{Ctx, Out, Rooms, bus};
 
 const FROM: &str = "quorate";
+/// How many tasks of a circle are named: it may be as long as there are tasks, a payload may not.
+const NAMED: usize = 100;
 
 /// Publishes what this command's effects say.
 pub(crate) fn tell(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx) -> Result<(), Fatal> {
     let messages: Vec<BusMessage> = out.effects.iter().filter_map(|effect| message(rooms, effect)).collect();
-    messages.into_iter().try_for_each(|message| bus::emit(rooms, out, ctx, message))
+    bus::emit(rooms, out, ctx, messages)
 }
 
 fn message(rooms: &Rooms, effect: &Effect) -> Option<BusMessage> {
@@ -48,8 +51,9 @@ fn message(rooms: &Rooms, effect: &Effect) -> Option<BusMessage> {
             ("system.task.timed_out", task_id.as_str(), format!(r#"{{"task_id":"{task_id}","token":{token}}}"#))
         }
         Effect::DeadlockResolved { victim, task_ids } => {
-            let ids = task_ids.iter().map(|id| format!("\"{id}\"")).collect::<Vec<_>>().join(",");
-            ("system.deadlock.resolved", victim.as_str(), format!(r#"{{"victim":"{victim}","task_ids":[{ids}]}}"#))
+            let ids = task_ids.iter().take(NAMED).map(|id| format!("\"{id}\"")).collect::<Vec<_>>().join(",");
+            let payload = format!(r#"{{"victim":"{victim}","task_ids":[{ids}],"count":{}}}"#, task_ids.len());
+            ("system.deadlock.resolved", victim.as_str(), payload)
         }
         _ => return None,
     };

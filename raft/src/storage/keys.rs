@@ -29,12 +29,13 @@
 //! | Subscription | `44` | name | `v1.Subscription` |
 //! | Message | `45` | seq | `v1.BusMessage` without its payload |
 //! | MessagePayload | `46` | seq | payload |
-//! | MessageRefs | `47` | seq | how many subscriptions keep it (8 bytes); no row: one |
+//! | MessageRefs | `47` | seq | how many subscriptions keep it, waiting or dead (8 bytes); no row: one |
 //! | Pending | `48` | subscription, seq | `v1.PendingDelivery` |
-//! | DeadMessage | `49` | subscription, seq | `v1.DeadMessage` |
+//! | DeadMessage | `49` | subscription, seq | `v1.DeadMessage` without its message |
 //! | MessageId | `4a` | message id | seq and when it is forgotten (8 bytes each) |
 //! | Consumer | `4b` | subscription, consumer id | `v1.Consumer` |
 //! | BusTotals | `4c` | — | `log.BusTotals` |
+//! | SubscriptionCounts | `4d` | name | `v1.SubscriptionCounts` |
 //! | Limit | `50` | scope number, name | `v1.Limit` |
 //! | ShareWeight | `51` | share | `v1.ShareWeight` |
 //! | DispatchPolicy | `52` | — | `v1.DispatchPolicy` |
@@ -50,7 +51,7 @@
 //! | KvVersion | `81` | key, u64::MAX - version | `v1.KvEntry`, an earlier one or a removal |
 //! | KvPolicy | `82` | prefix | `v1.KvPolicy` |
 //! | KvTotals | `83` | — | `log.KvTotals` |
-//! | KvLease | `84` | session id, key | empty: it goes with the session |
+//! | KvLease | `84` | session id, key | what it weighs when it goes with the session (8 bytes) |
 //! | KvExpiry | `85` | when (ms), key | empty: it goes then |
 //! | Chunk | `88` | BLAKE3 (32 bytes) | how many times it is referred to (8 bytes) |
 //!
@@ -98,6 +99,7 @@ pub enum Table {
     MessageId = 0x4a,
     Consumer = 0x4b,
     BusTotals = 0x4c,
+    SubscriptionCounts = 0x4d,
     Limit = 0x50,
     ShareWeight = 0x51,
     DispatchPolicy = 0x52,

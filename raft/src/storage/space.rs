@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use crate::error::Fatal;
+use crate::storage::keys::Key;
 use crate::storage::rows::{Rows, Visit};
 
 /// What the keys of every space but the first begin with.
@@ -24,6 +25,11 @@ impl Space {
         let mut prefix = vec![TAG];
         prefix.extend_from_slice(&number.to_be_bytes());
         Space(prefix)
+    }
+
+    /// The first key of the space, and the first key after it. Not for the space without a prefix.
+    pub fn range(&self) -> (Vec<u8>, Vec<u8>) {
+        (self.0.clone(), Key::raw(&self.0).prefix_end())
     }
 
     /// The key as it is stored.

@@ -78,6 +78,10 @@ impl StateDb {
                 None => batch.delete(key),
             }
         }
+        // After the rows: what earlier commands of the batch wrote there goes too.
+        for (from, to) in writes.ranges_gone {
+            batch.delete_range(from, to);
+        }
         for ((rev, space), value) in writes.events {
             batch.put_cf(events, [rev.to_be_bytes(), space.to_be_bytes()].as_flattened(), value);
         }
@@ -86,12 +90,7 @@ impl StateDb {
         }
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        self.db.write_opt(batch, &unlogged)?;
-        if let Some(through_rev) = writes.events_gone {
-            // Whole files that are gone give their space back now, not when they happen to be compacted.
-            self.db.delete_file_in_range_cf(events, 0_u64.to_be_bytes(), through_rev.to_be_bytes())?;
-        }
-        Ok(())
+        Ok(self.db.write_opt(batch, &unlogged)?)
     }
 
     /// The event history from `from_rev` on, by rev, until `visit` returns `false`.
@@ -113,6 +112,12 @@ impl StateDb {
             }
         }
         Ok(())
+    }
+
+    /// Gives back the space of whole files of the event history up to `through_rev`, instead of waiting for them to be
+    /// compacted. That the history up to there is gone must be durable already: files go at once and for good.
+    pub fn drop_event_files(&self, through_rev: u64) -> Result<(), Fatal> {
+        Ok(self.db.delete_file_in_range_cf(self.events()?, 0_u64.to_be_bytes(), through_rev.to_be_bytes())?)
     }
 
     /// About how many bytes the event history takes on disk and in write buffers.

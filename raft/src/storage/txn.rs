@@ -26,6 +26,8 @@ use crate::storage::space::Space;
 pub struct Writes {
     /// In key order; `None` is a removal.
     pub rows: BTreeMap<Vec<u8>, Option<Bytes>>,
+    /// Ranges of keys, from and to, that go with all that is in them.
+    pub ranges_gone: Vec<(Vec<u8>, Vec<u8>)>,
     /// The event history's new rows, by rev and space.
     pub events: BTreeMap<(u64, u64), Bytes>,
     /// The event history up to this rev goes.
@@ -41,12 +43,21 @@ pub struct Txn<'a> {
     written: Vec<Vec<u8>>,
     digest: u128,
     count: u64,
+    bytes: usize,
 }
 
 impl<'a> Txn<'a> {
     /// Opens a batch over `base`, continuing the running digest.
     pub fn new(base: &'a dyn Rows, digest: u128) -> Self {
-        Txn { base, space: Space::default(), writes: Writes::default(), written: Vec::new(), digest, count: 0 }
+        Txn {
+            base,
+            space: Space::default(),
+            writes: Writes::default(),
+            written: Vec::new(),
+            digest,
+            count: 0,
+            bytes: 0,
+        }
     }
 
     /// Begins a command, in the space of that number.
@@ -60,8 +71,21 @@ impl<'a> Txn<'a> {
         std::mem::take(&mut self.written)
     }
 
+    /// Removes every row of the space of that number, which nobody reads or writes any more, and which is not the first.
+    pub fn delete_space(&mut self, number: u64) {
+        let (from, to) = Space::number(number).range();
+        self.mix(&from, None);
+        self.writes.ranges_gone.push((from, to));
+    }
+
+    /// How much was written so far, rows and events.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Adds a row to the event history.
     pub fn put_events(&mut self, rev: u64, space: u64, value: Bytes) {
+        self.bytes += value.len();
         self.writes.events.insert((rev, space), value);
     }
 
@@ -93,6 +117,7 @@ impl<'a> Txn<'a> {
     fn write(&mut self, key: &Key, value: Option<Bytes>) {
         let full = self.space.key(key.as_bytes());
         self.mix(&full, value.as_deref());
+        self.bytes += full.len() + value.as_ref().map_or(0, Bytes::len);
         self.writes.rows.insert(full, value);
         self.written.push(key.as_bytes().to_vec());
     }

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use prost::Message;
 use quorate_proto::v1::{
-    Agent, AgentStatus, Attempt, AttemptOutcome, Breaker, BreakerState, EventKind, Limit, LimitScope, Review, StatusCounts, Task,
-    TaskSpec, TaskStatsResponse, TaskStatus,
+    Agent, AgentStatus, Attempt, AttemptOutcome, Breaker, BreakerState, EventKind, Limit, LimitScope, Review,
+    StatusCounts, Task, TaskSpec, TaskStatsResponse, TaskStatus,
 };
 use quorate_raft::apply::Machine;
 use quorate_raft::effect::Effect;

@@ -10,7 +10,7 @@
 //! ack NAME SEQ… token=n kind=ack|nack|reject|release|extend delay=ms reason=r
 //! redrive_dead NAME SEQ…       purge_dead NAME SEQ…
 //! subscription NAME    subscriptions after=n limit=n    standing NAME    holds NAME CONSUMER    delivered
-//! dead_messages [NAME] after=seq limit=n    dead_total [NAME]    message_totals
+//! dead_messages [NAME] after=seq limit=n bare=1    dead_total [NAME]    message_totals
 //! ```
 //!
 //! A token is the rev of the command that assigned: the number of commands up to there, reads left out. A delivery is
@@ -20,8 +20,8 @@ use bytes::Bytes;
 use quorate_proto::log::{answer, command};
 use quorate_proto::v1::{
     AckItem, AckKind, AckRequest, BusMessage, ConsumeRequest, DeadMessage, Delivery, LeaveRequest, Overflow,
-    PublishRequest, Published, PurgeDeadRequest, RedriveDeadRequest, SubscribeRequest, Subscription, SubscriptionSpec,
-    SubscriptionStats, UnsubscribeRequest,
+    PublishRequest, Published, PurgeDeadRequest, RedriveDeadRequest, SubscribeRequest, Subscription,
+    SubscriptionCounts, SubscriptionSpec, SubscriptionStats, UnsubscribeRequest,
 };
 use quorate_raft::apply::Machine;
 use quorate_raft::effect::Effect;
@@ -143,7 +143,7 @@ pub(crate) fn show(body: &answer::Body) -> Option<String> {
         B::Publish(r) => all_published(&r.published),
         B::Subscribe(r) => {
             let existed = if r.existed { " existed" } else { "" };
-            format!("{}{existed}", subscription(r.subscription.as_ref().unwrap()))
+            format!("{}{existed}", subscription(r.subscription.as_ref().unwrap(), SubscriptionCounts::default()))
         }
         B::Unsubscribe(_) => "removed".to_owned(),
         B::Consume(_) => "ok".to_owned(),
@@ -162,7 +162,7 @@ pub(crate) fn read(machine: &Machine, _now_ms: u64, line: &Line<'_>) -> Option<S
     let name = line.id();
     let limit = usize::try_from(line.number("limit", 100)).unwrap();
     Some(match line.verb {
-        "subscription" => bus.subscription(&name).map_or("none".to_owned(), subscription),
+        "subscription" => bus.subscription(&name).map_or("none".to_owned(), |row| subscription(row, bus.counts(&name))),
         "subscriptions" => {
             let all = bus.subscriptions(&line.text("after"), limit);
             joined(all.into_iter().map(|row| row.spec.as_ref().unwrap().name.clone()), " ")
@@ -176,7 +176,8 @@ pub(crate) fn read(machine: &Machine, _now_ms: u64, line: &Line<'_>) -> Option<S
         }
         "delivered" => joined(machine.effects().filter_map(effect), " "),
         "dead_messages" => {
-            let dead = bus.dead(rows, &name, line.number("after", 0), limit, 1 << 22, false).unwrap();
+            let bare = line.number("bare", 0) > 0;
+            let dead = bus.dead(rows, &name, line.number("after", 0), limit, 1 << 22, bare).unwrap();
             joined(dead.iter().map(dead_message), "\n")
         }
         "dead_total" => bus.dead_total(&name).to_string(),
@@ -209,7 +210,7 @@ fn one_published(one: &Published) -> String {
     }
 }
 
-fn subscription(row: &Subscription) -> String {
+fn subscription(row: &Subscription, counts: SubscriptionCounts) -> String {
     let spec = row.spec.as_ref().unwrap();
     let mut shown = format!("{} {}", spec.name, spec.patterns.join(","));
     if !spec.session_id.is_empty() {
@@ -222,12 +223,12 @@ fn subscription(row: &Subscription) -> String {
         ("attempts", u64::from(spec.max_attempts), u64::from(DEFAULT_ATTEMPTS)),
         ("wait", spec.ack_wait_ms, 0),
         ("max", spec.max_messages, DEFAULT_MAX_MESSAGES),
-        ("published", row.published, 0),
-        ("acked", row.acked, 0),
-        ("redelivered", row.redelivered, 0),
-        ("dead", row.dead, 0),
-        ("expired", row.expired, 0),
-        ("dropped", row.dropped, 0),
+        ("published", counts.published, 0),
+        ("acked", counts.acked, 0),
+        ("redelivered", counts.redelivered, 0),
+        ("dead", counts.dead, 0),
+        ("expired", counts.expired, 0),
+        ("dropped", counts.dropped, 0),
     ] {
         if number != usual {
             shown.push_str(&format!(" {name}={number}"));
@@ -281,7 +282,10 @@ fn effect(effect: &Effect) -> Option<String> {
 
 fn dead_message(dead: &DeadMessage) -> String {
     let message = dead.message.as_ref().unwrap();
-    let payload = String::from_utf8_lossy(&message.payload);
+    let payload = match (message.payload.len(), message.payload_bytes) {
+        (0, left_out @ 1..) => format!("({left_out} bytes)"),
+        _ => String::from_utf8_lossy(&message.payload).into_owned(),
+    };
     let failures = dead.failures.iter().map(|failure| {
         format!(" {}@{}:{}:{}", failure.attempt, failure.at_ms, failure.consumer_id, failure.reason.replace(' ', "_"))
     });

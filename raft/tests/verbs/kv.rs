@@ -7,7 +7,8 @@
 //! kv_delete KEY rev=n by=b        kv_rollback KEY version=n rev=n by=b
 //! kv_policy prefix=p versions=n age=ms | nothing        kv_policy_delete prefix=p
 //! transact if=KEY:absent,KEY:exists,KEY:rev:n,KEY:version:n,KEY:value:v many=n inner
-//!          ops=put:KEY:v,add:KEY:n,del:KEY,ack:QUEUE:seq:token,pub:SUBJECT:payload:QUEUE,must:SUBJECT:payload
+//!          ops=put:KEY:v,add:KEY:n,del:KEY,ack:QUEUE:seq:token,pub:SUBJECT:payload:QUEUE,must:SUBJECT:payload,
+//!          flood:SUBJECT:n     as many messages as one publish takes, or fewer
 //! kv_get KEY version=n        kv_list prefix=p from=k to=k limit=n project=p since=ms
 //! kv_history KEY limit=n before=version keys        kv_policies    kv_totals    kv_chunks
 //! ```
@@ -171,6 +172,13 @@ fn op(text: &str) -> TransactOp {
         ["must", subject, payload] => {
             Some(Op::Publish(PublishRequest { must_match: true, ..publish(subject, payload) }))
         }
+        ["flood", subject, copies] => {
+            let message = BusMessage { subject: subject.to_owned(), ..BusMessage::default() };
+            Some(Op::Publish(PublishRequest {
+                messages: vec![message; copies.parse().unwrap()],
+                ..PublishRequest::default()
+            }))
+        }
         _ => None,
     };
     TransactOp { op }
@@ -294,6 +302,7 @@ fn result(result: &TransactResult) -> String {
         R::Put(written) => entry(written),
         R::Deleted(there_was) => deleted(*there_was),
         R::Acked(_) => "acked".to_owned(),
+        R::Publish(r) if r.published.len() > 8 => format!("{} published", r.published.len()),
         R::Publish(r) => {
             let each = r.published.iter().map(|one| format!("published seq={} matched={}", one.seq, one.matched));
             each.collect::<Vec<_>>().join(" ")

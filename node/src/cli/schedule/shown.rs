@@ -8,7 +8,7 @@ use crate::cli::output::{age, facts, now_ms, or_dash, short, span};
 use crate::cli::view;
 
 /// A schedule; the policies stand beside the counts of what they did.
-pub(super) fn schedule_view(schedule: &Schedule) -> Value {
+pub(crate) fn schedule_view(schedule: &Schedule) -> Value {
     let spec = schedule.spec.clone().unwrap_or_default();
     json!({
         "id": schedule.id,
@@ -41,7 +41,7 @@ fn task_view(spec: &TaskSpec) -> Value {
 }
 
 /// A run, with how its task stands.
-pub(super) fn run_view(run: &ScheduleRun) -> Value {
+pub(crate) fn run_view(run: &ScheduleRun) -> Value {
     let status = if run.task_status == 0 { Value::Null } else { json!(view::task_status(run.task_status)) };
     json!({
         "schedule_id": run.schedule_id,
@@ -164,7 +164,7 @@ fn overlap(value: i32) -> String {
 }
 
 /// `fired`, for example.
-pub(super) fn run_outcome(value: i32) -> String {
+pub(crate) fn run_outcome(value: i32) -> String {
     name(RunOutcome::try_from(value).map(|known| known.as_str_name()).ok(), "RUN_OUTCOME_", value)
 }
 

@@ -30,8 +30,13 @@ impl Paging {
         Self { limit: PAGE, all: true, page_token: None }
     }
 
+    /// Whether it begins at the beginning.
+    pub(crate) fn is_first(&self) -> bool {
+        self.page_token.is_none()
+    }
+
     /// How many the next call may bring; `None`: enough.
-    fn next_limit(&self, so_far: usize) -> Option<u32> {
+    pub(crate) fn next_limit(&self, so_far: usize) -> Option<u32> {
         if self.all {
             return Some(PAGE);
         }

@@ -69,8 +69,12 @@ pub(super) fn message(at: &str, message: &BusMessage) -> Outcome<()> {
     at_most(at, "delay_ms", message.delay_ms, MAX_TTL_MS, "")?;
     content(at, message)?;
     metadata(at, message)?;
-    let stamps =
-        [("seq", message.seq), ("published_at_ms", message.published_at_ms), ("expires_at_ms", message.expires_at_ms)];
+    let stamps = [
+        ("seq", message.seq),
+        ("published_at_ms", message.published_at_ms),
+        ("expires_at_ms", message.expires_at_ms),
+        ("payload_bytes", message.payload_bytes.into()),
+    ];
     match stamps.into_iter().find(|(_, stamp)| *stamp > 0) {
         Some((name, _)) => Err(wrong(at, name, "must be left out: the coordinator sets it")),
         None => Ok(()),
@@ -241,6 +245,7 @@ mod tests {
         assert_eq!(refused(|m| m.seq = 1), "seq");
         assert_eq!(refused(|m| m.published_at_ms = 1), "published_at_ms");
         assert_eq!(refused(|m| m.expires_at_ms = 1), "expires_at_ms");
+        assert_eq!(refused(|m| m.payload_bytes = 1), "payload_bytes");
         let both = |m: &mut BusMessage| {
             m.payload = "x".into();
             m.blob = Some(BlobRef::default());

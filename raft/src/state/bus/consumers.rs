@@ -149,17 +149,20 @@ fn check_room(bus: &Bus, req: &ConsumeRequest) -> Outcome<()> {
     Ok(())
 }
 
-/// The session's consumers together have a bound.
+/// The session's consumers together have a bound. What a consumer holds counts, so that lowering its credit makes no
+/// room for another before it has let go of that.
 fn check_credit(bus: &Bus, req: &ConsumeRequest, consumer_id: &str, credit: u32) -> Outcome<()> {
     let others = bus.by_session.get(&req.session_id).into_iter().flatten();
     let others = others.filter(|(name, id)| (&**name, &**id) != (req.subscription.as_str(), consumer_id));
-    let of_others: u64 = others
-        .filter_map(|(name, id)| bus.subs.get(name)?.queue.member(id))
-        .map(|member| u64::from(member.row.credit))
-        .sum();
-    if of_others + u64::from(credit) > MAX_SESSION_CREDIT {
-        let message =
-            format!("a session's consumers have at most {MAX_SESSION_CREDIT} credit; its others have {of_others}");
+    let of_others: u64 =
+        others.filter_map(|(name, id)| bus.subs.get(name)?.queue.member(id)).map(|member| member.reach() as u64).sum();
+    let held = bus.subs.get(req.subscription.as_str()).and_then(|sub| sub.queue.member(consumer_id));
+    let own = u64::from(credit).max(held.map_or(0, |member| member.held().len() as u64));
+    if of_others + own > MAX_SESSION_CREDIT {
+        let message = format!(
+            "a session's consumers have at most {MAX_SESSION_CREDIT} credit, or deliveries where these are more; its \
+             others have {of_others}"
+        );
         return Err(exhausted("credit", message));
     }
     Ok(())

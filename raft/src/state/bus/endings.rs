@@ -7,21 +7,24 @@ use super::{Bus, dead, messages, pending_key};
 use crate::error::Fatal;
 use crate::state::{Ctx, Out};
 
+/// How many failed deliveries of a message are remembered: the last ones. All of them are counted.
+pub const MAX_FAILURES: usize = 10;
+
 /// It was acknowledged.
 pub(super) fn acked(bus: &mut Bus, out: &mut Out<'_, '_>, row: &PendingDelivery) -> Result<(), Fatal> {
-    bus.count(&row.subscription, |sub| sub.acked += 1)?;
+    bus.count(&row.subscription, |counts| counts.acked += 1)?;
     leave(bus, out, row)
 }
 
 /// It is too old to be delivered.
 pub(super) fn expire(bus: &mut Bus, out: &mut Out<'_, '_>, row: &PendingDelivery) -> Result<(), Fatal> {
-    bus.count(&row.subscription, |sub| sub.expired += 1)?;
+    bus.count(&row.subscription, |counts| counts.expired += 1)?;
     leave(bus, out, row)
 }
 
 /// It makes room for another.
 pub(super) fn drop_oldest(bus: &mut Bus, out: &mut Out<'_, '_>, row: &PendingDelivery) -> Result<(), Fatal> {
-    bus.count(&row.subscription, |sub| sub.dropped += 1)?;
+    bus.count(&row.subscription, |counts| counts.dropped += 1)?;
     leave(bus, out, row)
 }
 
@@ -95,6 +98,7 @@ fn come_back(
     }
 }
 
+/// Where dead messages are kept, the dead row takes the pending one's place, and the message stays as it is.
 fn bury(
     bus: &mut Bus,
     out: &mut Out<'_, '_>,
@@ -103,27 +107,35 @@ fn bury(
     after: PendingDelivery,
     reason: String,
 ) -> Result<(), Fatal> {
-    bus.count(&before.subscription, |sub| sub.dead += 1)?;
-    if !bus.sub(&before.subscription)?.rules.drops_dead {
-        let dead = DeadMessage {
-            subscription: after.subscription,
-            message: Some(messages::whole(&*out.txn, before.seq)?),
-            reason,
-            failures: after.failures,
-            dead_at_ms: ctx.now_ms,
-        };
-        dead::write(bus, out, &dead)?;
+    bus.count(&before.subscription, |counts| counts.dead += 1)?;
+    if bus.sub(&before.subscription)?.rules.drops_dead {
+        return leave(bus, out, before);
     }
-    leave(bus, out, before)
+    part(bus, out, before)?;
+    let dead = DeadMessage {
+        subscription: after.subscription,
+        message: None,
+        reason,
+        failures: after.failures,
+        dead_at_ms: ctx.now_ms,
+        seq: after.seq,
+    };
+    dead::write(bus, out, &dead)
 }
 
 fn leave(bus: &mut Bus, out: &mut Out<'_, '_>, row: &PendingDelivery) -> Result<(), Fatal> {
+    part(bus, out, row)?;
+    messages::release(bus, out, row.seq)
+}
+
+/// It is no longer in the queue. Whoever calls this says what becomes of the message.
+fn part(bus: &mut Bus, out: &mut Out<'_, '_>, row: &PendingDelivery) -> Result<(), Fatal> {
     bus.change(&row.subscription, |sub| {
         sub.queue.leave(row);
         Ok(())
     })?;
     out.txn.delete(&pending_key(&row.subscription, row.seq));
-    messages::release(bus, out, row.seq)
+    Ok(())
 }
 
 /// The row once nobody has it.
@@ -147,5 +159,7 @@ fn attempted(ctx: &Ctx, row: &PendingDelivery, reason: &str) -> PendingDelivery 
         consumer_id: row.consumer_id.clone(),
         reason: reason.to_owned(),
     });
+    let forgotten = next.failures.len().saturating_sub(MAX_FAILURES);
+    next.failures.drain(..forgotten);
     next
 }

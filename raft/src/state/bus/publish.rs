@@ -10,8 +10,8 @@ use bytes::{BufMut, BytesMut};
 use prost::Message;
 use quorate_proto::v1::{BusMessage, PendingDelivery, PublishRequest, PublishResponse, Published};
 
-use super::{Bus, checked, endings, load, messages, pending_key, subscribe};
-use crate::error::{Fatal, Outcome, exhausted, invalid, precondition};
+use super::{Bus, checked, endings, load, messages, pending_key, subscribe, text_in};
+use crate::error::{Error, Fatal, Outcome, exhausted, invalid, precondition};
 use crate::state::{Ctx, Out, Rooms, check_id};
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows::Rows;
@@ -22,8 +22,12 @@ pub const MAX_PUBLISH: usize = 1_024;
 pub const MAX_MATCHED: usize = 10_000;
 /// The most copies that the messages of one request may make.
 pub const MAX_PLACED: usize = 20_000;
+/// How many steps through the patterns of all subscriptions the subjects of one request may take.
+pub const MAX_VISITED: usize = 200_000;
 /// How long a message id is remembered.
 pub const REMEMBER_MS: u64 = 600_000;
+/// How many of them are, at most: they are in memory.
+pub const MAX_REMEMBERED: usize = 2_000_000;
 
 /// For each message the subscriptions that it goes to.
 type Plan = Vec<Vec<Arc<str>>>;
@@ -35,9 +39,10 @@ pub fn publish(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, req: Publish
     Ok(write(rooms, out, ctx, req, plan)?)
 }
 
-/// Makes every refusal of a request, and writes nothing. `at` stands before the names of its fields.
-pub fn check_publish(rooms: &Rooms, rows: &dyn Rows, ctx: &Ctx, req: &PublishRequest, at: &str) -> Outcome<()> {
-    plan(rooms, rows, ctx, req, at).map(|_| ())
+/// Makes every refusal of a request, and writes nothing. `at` stands before the names of its fields. Tells how many
+/// copies it would make: at most [`MAX_PLACED`], and whoever carries out several requests at once adds them up.
+pub fn check_publish(rooms: &Rooms, rows: &dyn Rows, ctx: &Ctx, req: &PublishRequest, at: &str) -> Outcome<usize> {
+    Ok(plan(rooms, rows, ctx, req, at)?.iter().map(Vec::len).sum())
 }
 
 /// Publishes what [`check_publish`] let pass, into a full subscription too.
@@ -48,24 +53,11 @@ pub fn do_publish(
     req: PublishRequest,
 ) -> Result<PublishResponse, Fatal> {
     subscribe::ensure(rooms, out, ctx, &req)?;
-    let plan = req.messages.iter().map(|message| find(&rooms.bus, message, None)).collect();
+    // Not measured again: what the request before it created may have made the way a little longer.
+    let mut visits = usize::MAX;
+    let found = |message| find(&rooms.bus, message, None, &mut visits).unwrap_or_default();
+    let plan = req.messages.iter().map(found).collect();
     write(rooms, out, ctx, req, plan)
-}
-
-/// The coordinator itself says something. Nobody can be refused, so a full subscription does without.
-pub fn emit(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, message: BusMessage) -> Result<(), Fatal> {
-    let mut matched = find(&rooms.bus, &message, None);
-    matched.truncate(MAX_MATCHED);
-    let mut keepers = Vec::with_capacity(matched.len());
-    for name in matched {
-        let sub = rooms.bus.sub(&name)?;
-        if sub.is_full() && !sub.rules.drops_oldest {
-            rooms.bus.count(&name, |sub| sub.dropped += 1)?;
-        } else {
-            keepers.push(name);
-        }
-    }
-    place(&mut rooms.bus, out, ctx, message, &keepers).map(|_| ())
 }
 
 /// Checks everything, and finds where each message goes. A duplicate goes nowhere.
@@ -79,7 +71,7 @@ fn plan(rooms: &Rooms, rows: &dyn Rows, ctx: &Ctx, req: &PublishRequest, at: &st
         checked::message(&format!("{field}[{i}]."), message)?;
     }
     let ensured = check_ensured(rooms, req, at)?;
-    let mut load = Load::default();
+    let (mut load, mut visits) = (Load::default(), MAX_VISITED);
     let mut seen = BTreeSet::new();
     let mut plan = Vec::with_capacity(req.messages.len());
     for (i, message) in req.messages.iter().enumerate() {
@@ -87,8 +79,9 @@ fn plan(rooms: &Rooms, rows: &dyn Rows, ctx: &Ctx, req: &PublishRequest, at: &st
             plan.push(Vec::new());
             continue;
         }
-        let matched = find(&rooms.bus, message, ensured.as_ref());
         let subject = format!("{field}[{i}].subject");
+        let matched = find(&rooms.bus, message, ensured.as_ref(), &mut visits);
+        let matched = matched.ok_or_else(|| too_many_ways(&subject, message))?;
         if matched.is_empty() && req.must_match {
             let message = format!("no subscription matches {:?}; must_match asks for one", message.subject);
             return Err(precondition(&subject, message));
@@ -99,7 +92,8 @@ fn plan(rooms: &Rooms, rows: &dyn Rows, ctx: &Ctx, req: &PublishRequest, at: &st
         }
         plan.push(matched);
     }
-    load.check(rooms, &field)?;
+    check_remembered(&field, rooms.bus.ids.len(), seen.len())?;
+    check_quotas(rooms, &field, load.messages, load.bytes)?;
     Ok(plan)
 }
 
@@ -165,27 +159,47 @@ impl Load {
         }
         Ok(())
     }
+}
 
-    fn check(&self, rooms: &Rooms, field: &str) -> Outcome<()> {
-        let totals = &rooms.bus.totals;
-        for (name, kept, more, most) in [
-            ("max_messages", totals.messages, self.messages, rooms.quotas.max_messages),
-            ("max_message_bytes", totals.bytes, self.bytes, rooms.quotas.max_message_bytes),
-        ] {
-            if most > 0 && more > 0 && kept.saturating_add(more) > most {
-                let message = format!("the namespace's quota {name} is {most}: {kept} are kept, {more} would be added");
-                return Err(exhausted(field, message));
-            }
+/// Whether the namespace may have so many messages more.
+pub(super) fn check_quotas(rooms: &Rooms, field: &str, messages: u64, bytes: u64) -> Outcome<()> {
+    let totals = &rooms.bus.totals;
+    for (name, kept, more, most) in [
+        ("max_messages", totals.messages, messages, rooms.quotas.max_messages),
+        ("max_message_bytes", totals.bytes, bytes, rooms.quotas.max_message_bytes),
+    ] {
+        if most > 0 && more > 0 && kept.saturating_add(more) > most {
+            let message = format!("the namespace's quota {name} is {most}: {kept} are kept, {more} would be added");
+            return Err(exhausted(field, message));
         }
-        Ok(())
     }
+    Ok(())
+}
+
+/// Whether so many ids more can be remembered.
+fn check_remembered(field: &str, kept: usize, more: usize) -> Outcome<()> {
+    if more > 0 && kept + more > MAX_REMEMBERED {
+        let message = format!(
+            "{field} bring {more} new ids, {kept} are remembered, and at most {MAX_REMEMBERED} can be; publish without \
+             ids, or in a few minutes"
+        );
+        return Err(exhausted(field, message));
+    }
+    Ok(())
+}
+
+fn too_many_ways(field: &str, message: &BusMessage) -> Error {
+    let what = format!("to find who asks for {:?} and the subjects before it takes", message.subject);
+    let instead = "publish fewer messages at once, or have fewer patterns with * in many places";
+    exhausted(field, format!("{what} more than {MAX_VISITED} steps through the patterns; {instead}"))
 }
 
 /// The subscriptions that a message goes to, and the one that is still to be created for it; of too many, one too many.
-fn find(bus: &Bus, message: &BusMessage, ensured: Option<&Arc<str>>) -> Vec<Arc<str>> {
-    let mut found = bus.patterns.find(&message.subject, MAX_MATCHED);
+/// `None`: more steps than `visits` would be needed.
+fn find(bus: &Bus, message: &BusMessage, ensured: Option<&Arc<str>>, visits: &mut usize) -> Option<Vec<Arc<str>>> {
+    let mut found = bus.patterns.find(&message.subject, MAX_MATCHED, visits)?;
     found.extend(ensured.cloned());
-    found.into_iter().collect()
+    Some(found.into_iter().collect())
 }
 
 fn write(
@@ -246,7 +260,7 @@ pub(super) fn place(
     for name in &keepers {
         let row = PendingDelivery { subscription: name.to_string(), ..pending.clone() };
         bus.change(name, |sub| sub.queue.enter(&row))?;
-        bus.count(name, |sub| sub.published += 1)?;
+        bus.count(name, |counts| counts.published += 1)?;
         out.txn.put(&pending_key(name, seq), &row);
     }
     Ok(Published { seq, matched: u32::try_from(keepers.len()).unwrap_or(u32::MAX), duplicate: false })
@@ -265,7 +279,7 @@ fn make_room(bus: &mut Bus, out: &mut Out<'_, '_>, name: &str) -> Result<bool, F
             Ok(true)
         }
         None => {
-            bus.count(name, |sub| sub.dropped += 1)?;
+            bus.count(name, |counts| counts.dropped += 1)?;
             Ok(false)
         }
     }
@@ -320,9 +334,7 @@ fn id_key(id: &str) -> Key {
 
 /// The id and when it is forgotten, out of a MessageId row.
 pub(super) fn split_id<'k>(key: &'k [u8], value: &[u8]) -> Result<(&'k str, u64), Fatal> {
-    let corrupt = || Fatal::Corrupt(format!("not the key of a message id: {key:?}"));
-    let id = key.get(1..).and_then(|id| id.strip_suffix(&[0_u8])).ok_or_else(corrupt)?;
-    let id = std::str::from_utf8(id).map_err(|_| corrupt())?;
+    let id = text_in(key)?;
     let (_, until_ms) = split_value(id, value)?;
     Ok((id, until_ms))
 }
@@ -332,4 +344,19 @@ fn split_value(id: &str, value: &[u8]) -> Result<(u64, u64), Fatal> {
     let (seq, until_ms) = value.split_first_chunk::<8>().ok_or_else(corrupt)?;
     let until_ms = <[u8; 8]>::try_from(until_ms).map_err(|_| corrupt())?;
     Ok((u64::from_be_bytes(*seq), u64::from_be_bytes(until_ms)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_ids_are_remembered_and_no_more() {
+        assert!(check_remembered("messages", MAX_REMEMBERED - 2, 2).is_ok());
+        assert!(check_remembered("messages", MAX_REMEMBERED + 1, 0).is_ok(), "without ids");
+        match check_remembered("messages", MAX_REMEMBERED - 2, 3) {
+            Err(Error::Rejected(refusal)) => assert_eq!(refusal.field, "messages"),
+            other => panic!("not refused: {other:?}"),
+        }
+    }
 }

@@ -48,6 +48,11 @@ impl Member {
         self.held.iter().map(|(token, _, seq)| (*seq, *token))
     }
 
+    /// How many deliveries it may have: its credit, or what it holds since before that was lowered.
+    pub(super) fn reach(&self) -> usize {
+        self.held.len().max(self.row.credit as usize)
+    }
+
     fn has_room(&self) -> bool {
         self.held.len() < self.row.credit as usize
     }
@@ -177,6 +182,12 @@ impl Queue {
         let delayed = self.delayed.first().copied();
         let behind = self.behind.first_key_value().map(|(seq, _)| *seq);
         ready.map(|(_, seq)| *seq).chain(delayed).chain(behind).min()
+    }
+
+    /// The oldest message, wherever it stands.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        let in_flight = self.in_flight.first_key_value().map(|(seq, _)| *seq);
+        self.oldest_waiting().into_iter().chain(in_flight).min()
     }
 
     /// When something is due next.
@@ -371,11 +382,11 @@ mod tests {
         queue.leave(&rows[&4]);
         queue.join(consumer("a", 1));
         assert_eq!(assign(&mut queue, &mut rows, 1), ["1>a"]);
-        assert_eq!(queue.oldest_waiting(), Some(2));
+        assert_eq!((queue.oldest_waiting(), queue.oldest()), (Some(2), Some(1)));
         queue.leave(&delayed);
         assert_eq!(queue.oldest_waiting(), Some(3));
         queue.leave(&rows[&3]);
-        assert_eq!(queue.oldest_waiting(), None);
+        assert_eq!((queue.oldest_waiting(), queue.oldest()), (None, Some(1)));
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use std::ops::Bound;
 
 use prost::Message;
-use quorate_proto::v1::{Consumer, DeadMessage, Delivery, Subscription, SubscriptionStats};
+use quorate_proto::v1::{Consumer, DeadMessage, Delivery, Subscription, SubscriptionCounts, SubscriptionStats};
 
 use super::queue::Member;
-use super::{Bus, dead, load, messages};
+use super::{Bus, load, messages, name_in};
 use crate::error::Fatal;
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows::Rows;
@@ -47,6 +47,11 @@ impl Bus {
             dead: sub.dead,
             consumers: sub.queue.members().map(of).collect(),
         }
+    }
+
+    /// What became of a subscription's messages; all zero if there is none.
+    pub fn counts(&self, name: &str) -> SubscriptionCounts {
+        self.subs.get(name).map(|sub| sub.counts).unwrap_or_default()
     }
 
     /// What a consumer holds, as number and token, in the order in which it was assigned.
@@ -107,13 +112,14 @@ impl Bus {
             return Ok(found);
         }
         rows.scan(from.as_bytes(), &to, &mut |key, value| {
-            if self.removing.contains(dead::name_in(key)?) {
+            if self.removing.contains(name_in(key)?) {
                 return Ok(true);
             }
             let mut dead = DeadMessage::decode(value)?;
-            if without_payloads && let Some(message) = &mut dead.message {
-                message.payload.clear();
-            }
+            dead.message = Some(match without_payloads {
+                true => messages::light(rows, dead.seq)?,
+                false => messages::whole(rows, dead.seq)?,
+            });
             bytes += dead.encoded_len();
             found.push(dead);
             Ok(found.len() < limit && bytes < max_bytes)
@@ -129,7 +135,7 @@ impl Bus {
         }
     }
 
-    /// How many messages are stored, dead ones included, and how many bytes they take.
+    /// How many messages are stored, those that are only dead included, and how many bytes they take.
     pub fn totals(&self) -> (u64, u64) {
         (self.totals.messages, self.totals.bytes)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Bus, endings, load, sub_key, totals_key};
+use super::{Bus, counts_key, endings, load, totals_key};
 use crate::effect::Effect;
 use crate::error::Fatal;
 use crate::state::{Ctx, Out, Rooms};
@@ -45,7 +45,7 @@ fn assign(bus: &mut Bus, out: &mut Out<'_, '_>, ctx: &Ctx, name: &str, most: usi
         next.deadline_ms = bus.sub(name)?.deadline_ms(ctx.now_ms);
         endings::replace(bus, out, &row, &next)?;
         if next.attempts > 0 {
-            bus.count(name, |sub| sub.redelivered += 1)?;
+            bus.count(name, |counts| counts.redelivered += 1)?;
         }
         out.effects.push(Effect::Delivered {
             subscription: next.subscription,
@@ -60,10 +60,10 @@ fn assign(bus: &mut Bus, out: &mut Out<'_, '_>, ctx: &Ctx, name: &str, most: usi
 /// Each counter's row is written once a command, however often it moved.
 fn write_down(bus: &mut Bus, out: &mut Out<'_, '_>) {
     let moved = std::mem::take(&mut bus.moved);
-    for name in &moved.subscriptions {
+    for name in &moved.counts {
         // One that was removed meanwhile has no row any more.
         if let Some(sub) = bus.subs.get(name) {
-            out.txn.put(&sub_key(name), &sub.row);
+            out.txn.put(&counts_key(name), &sub.counts);
         }
     }
     if moved.totals {

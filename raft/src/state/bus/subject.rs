@@ -2,7 +2,8 @@
 //!
 //! The tree has a node for each beginning of a pattern, so a match walks along the tokens of the subject: at each of
 //! them the node of the token itself, and the node of `*`. What it costs depends on the patterns that begin like the
-//! subject, never on how many others there are.
+//! subject, never on how many others there are. Where tokens and `*` stand side by side at every level, there are
+//! twice as many ways at each; so whoever asks says how many nodes may be looked at.
 //!
 //! Invariant: no node is empty but the root, so a tree equals the one rebuilt from the patterns that are left.
 
@@ -103,12 +104,12 @@ impl Patterns {
         take_out(&mut self.root, &mut pattern.split('.'), name);
     }
 
-    /// The subscriptions that the subject matches, by name; of more than `most`, `most` and one.
-    pub(super) fn find(&self, subject: &str, most: usize) -> BTreeSet<Arc<str>> {
+    /// The subscriptions that the subject matches, by name; of more than `most`, `most` and one. Looks at no more than
+    /// `visits` nodes, and takes away those that it looked at; `None`: that was too few.
+    pub(super) fn find(&self, subject: &str, most: usize, visits: &mut usize) -> Option<BTreeSet<Arc<str>>> {
         let tokens: Vec<&str> = subject.split('.').collect();
         let mut found = BTreeSet::new();
-        gather(&self.root, &tokens, most, &mut found);
-        found
+        gather(&self.root, &tokens, most, visits, &mut found).then_some(found)
     }
 }
 
@@ -130,17 +131,23 @@ fn take_out(node: &mut Node, tokens: &mut Split<'_, char>, name: &str) {
     }
 }
 
-fn gather(node: &Node, tokens: &[&str], most: usize, found: &mut BTreeSet<Arc<str>>) {
+/// Tells whether the visits were enough.
+fn gather(node: &Node, tokens: &[&str], most: usize, visits: &mut usize, found: &mut BTreeSet<Arc<str>>) -> bool {
+    let Some(visits_left) = visits.checked_sub(1) else { return false };
+    *visits = visits_left;
     let Some((token, left)) = tokens.split_first() else {
         add(&node.ends, most, found);
-        return;
+        return true;
     };
     add(&node.rest, most, found);
     for key in [*token, ANY] {
-        if let Some(next) = node.next.get(key) {
-            gather(next, left, most, found);
+        if let Some(next) = node.next.get(key)
+            && !gather(next, left, most, visits, found)
+        {
+            return false;
         }
     }
+    true
 }
 
 fn add(names: &BTreeSet<Arc<str>>, most: usize, found: &mut BTreeSet<Arc<str>>) {
@@ -162,7 +169,11 @@ mod tests {
             check_pattern("pattern", pattern).expect("a good pattern");
             tree.insert(pattern, &Arc::from(*pattern));
         }
-        tree.find(subject, 100).iter().map(ToString::to_string).collect()
+        find(&tree, subject, 100).iter().map(ToString::to_string).collect()
+    }
+
+    fn find(tree: &Patterns, subject: &str, most: usize) -> BTreeSet<Arc<str>> {
+        tree.find(subject, most, &mut 1_000).expect("few nodes")
     }
 
     #[test]
@@ -211,15 +222,34 @@ mod tests {
         let mut tree = Patterns::default();
         let name = Arc::from("s");
         patterns.iter().for_each(|pattern| tree.insert(pattern, &name));
-        assert_eq!(tree.find("a.b", 100).len(), 1, "a subscription gets a message once, however often it matches");
+        assert_eq!(find(&tree, "a.b", 100).len(), 1, "a subscription gets a message once, however often it matches");
     }
 
     #[test]
     fn of_too_many_matches_one_too_many_is_found() {
         let mut tree = Patterns::default();
         (0..9).for_each(|i| tree.insert("a.>", &Arc::from(format!("s{i}"))));
-        assert_eq!(tree.find("a.b", 4).len(), 5);
-        assert_eq!(tree.find("a.b", 9).len(), 9);
+        assert_eq!(find(&tree, "a.b", 4).len(), 5);
+        assert_eq!(find(&tree, "a.b", 9).len(), 9);
+    }
+
+    #[test]
+    fn a_tree_with_too_many_ways_is_not_gone_through() {
+        let mut tree = Patterns::default();
+        // A token or * at each of eight levels: 256 patterns, in a full binary tree of 511 nodes.
+        for ways in 0..256_u32 {
+            let tokens: Vec<&str> = (0..8).map(|level| if (ways >> level) & 1 == 1 { "a" } else { ANY }).collect();
+            tree.insert(&tokens.join("."), &Arc::from(format!("s{ways}")));
+        }
+        let subject = ["a"; 8].join(".");
+        let mut visits = 511;
+        assert_eq!(tree.find(&subject, 1_000, &mut visits).map(|found| found.len()), Some(256));
+        assert_eq!((visits, tree.find(&subject, 1_000, &mut 510)), (0, None));
+        // Another subject takes the way of the * alone.
+        let mut visits = 9;
+        let other = ["b"; 8].join(".");
+        assert_eq!(tree.find(&other, 1_000, &mut visits).map(|found| found.len()), Some(1));
+        assert_eq!((visits, tree.find("b", 1_000, &mut visits)), (0, None));
     }
 
     #[test]
@@ -233,7 +263,7 @@ mod tests {
         for pattern in ["a.b.c", "a.*.>", ">", "a.b"] {
             tree.remove(pattern, "one");
         }
-        assert_eq!(tree.find("a.b", 9).iter().map(|name| &**name).collect::<Vec<&str>>(), ["two"]);
+        assert_eq!(find(&tree, "a.b", 9).iter().map(|name| &**name).collect::<Vec<&str>>(), ["two"]);
         tree.remove("a.b", "two");
         assert_eq!(tree, Patterns::default());
     }

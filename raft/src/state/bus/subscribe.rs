@@ -9,10 +9,10 @@ use quorate_proto::v1::{
 };
 
 use super::queue::Queue;
-use super::{Bus, Rules, Sub, checked, consumers, dead, messages, pending_key, sub_key};
+use super::{Bus, Left, Rules, Sub, checked, consumers, counts_key, dead, messages, numbers, pending_key, sub_key};
 use crate::error::{Error, Fatal, Outcome, exhausted, not_found, precondition, reject};
 use crate::state::{Ctx, Out, Rooms, check_id};
-use crate::storage::keys::{Key, Table};
+use crate::storage::keys::Table;
 use crate::storage::rows::Rows;
 
 /// The most subscriptions that may exist at once.
@@ -163,11 +163,12 @@ fn store(bus: &mut Bus, out: &mut Out<'_, '_>, name: &str) -> Result<(), Fatal> 
     Ok(())
 }
 
-/// From here on it is only rows.
+/// From here on it is only rows. [`remove_some`] finds the first of the dead ones, which memory does not know.
 fn begin_removal(bus: &mut Bus, out: &mut Out<'_, '_>, name: &str) -> Result<(), Fatal> {
     consumers::all_leave(bus, out, name)?;
     bus.detach(name);
     let dead = bus.change(name, |sub| {
+        sub.left = Left { pending: sub.queue.oldest(), dead: (sub.dead > 0).then_some(0) };
         sub.queue = Queue::default();
         sub.row.removing = true;
         Ok(sub.dead)
@@ -177,35 +178,34 @@ fn begin_removal(bus: &mut Bus, out: &mut Out<'_, '_>, name: &str) -> Result<(),
     store(bus, out, name)
 }
 
-/// Removes a part of what is left: messages, then dead ones, at last the subscription. Tells how many messages.
+/// Removes a part of what is left: messages, then dead ones, with the last of them the subscription. Tells how many
+/// messages.
 fn remove_some(bus: &mut Bus, out: &mut Out<'_, '_>, name: &str, most: usize) -> Result<usize, Fatal> {
-    let waiting = numbers(&*out.txn, &Key::table(Table::Pending).text(name), most)?;
+    let mut left = bus.sub(name)?.left;
+    let waiting = take(&*out.txn, Table::Pending, name, &mut left.pending, most)?;
     for seq in &waiting {
         out.txn.delete(&pending_key(name, *seq));
         messages::release(bus, out, *seq)?;
     }
-    let left = most - waiting.len();
-    let buried = numbers(&*out.txn, &Key::table(Table::DeadMessage).text(name), left)?;
+    let buried = take(&*out.txn, Table::DeadMessage, name, &mut left.dead, most - waiting.len())?;
     for seq in &buried {
         dead::remove(bus, out, name, *seq)?;
     }
-    if buried.len() < left {
+    if left == Left::default() {
         out.txn.delete(&sub_key(name));
+        out.txn.delete(&counts_key(name));
         bus.removing.remove(name);
         bus.subs.remove(name);
+    } else {
+        bus.sub_mut(name)?.left = left;
     }
     Ok(waiting.len() + buried.len())
 }
 
-/// The numbers under a prefix, the lowest first, at most `most`.
-fn numbers(rows: &dyn Rows, prefix: &Key, most: usize) -> Result<Vec<u64>, Fatal> {
-    let mut found = Vec::new();
-    if most > 0 {
-        rows.scan(prefix.as_bytes(), &prefix.prefix_end(), &mut |key, _| {
-            let (_, number) = key.split_last_chunk::<8>().ok_or_else(|| dead::not_a_key(key))?;
-            found.push(u64::from_be_bytes(*number));
-            Ok(found.len() < most)
-        })?;
-    }
+/// The next of the numbers in a table, at most `most`. `left` becomes the one behind them.
+fn take(rows: &dyn Rows, table: Table, name: &str, left: &mut Option<u64>, most: usize) -> Result<Vec<u64>, Fatal> {
+    let Some(from) = *left else { return Ok(Vec::new()) };
+    let mut found = numbers(rows, table, name, from, most + 1)?;
+    *left = if found.len() > most { found.pop() } else { None };
     Ok(found)
 }

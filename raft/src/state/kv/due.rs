@@ -14,7 +14,7 @@ use quorate_proto::v1::KvEntry;
 use super::plan::Planned;
 use super::policies::Kept;
 use super::write::{forget_version, put_totals, store};
-use super::{Kv, burden, current, newest_kept, version_key, versions_key};
+use super::{Kv, burden, current, kv_key, newest_kept, version_key, versions_key};
 use crate::error::{Fatal, Outcome};
 use crate::state::{Ctx, Out, Rooms};
 use crate::storage::keys::{Key, Table};
@@ -24,7 +24,8 @@ use crate::storage::rows::Rows;
 const REST_MS: u64 = 60_000;
 /// How many rows one command passes over.
 const ROWS_AT_ONCE: usize = 1_000;
-/// How much it reads, and how much removing documents may write, before it leaves the rest for the next one.
+/// How much it reads, versions and the documents of their keys, and how much removing documents may write, before it
+/// leaves the rest for the next one.
 const BYTES_AT_ONCE: u64 = 16 << 20;
 
 /// Removes the documents that went with this session.
@@ -148,6 +149,8 @@ fn earlier_since_ms(version: &KvEntry) -> u64 {
 struct Seen {
     key: String,
     version: u64,
+    /// The version that the key is at.
+    newest: u64,
     since_ms: u64,
 }
 
@@ -163,15 +166,9 @@ fn sweep(kv: &mut Kv, out: &mut Out<'_, '_>, ctx: &Ctx) -> Result<(), Fatal> {
     let mut pass = Pass::under_way(&kv.totals).unwrap_or_else(Pass::first);
     let (part, next) = look(&*out.txn, &pass.from)?;
     pass.seen += part.len() as u64;
-    let mut last: Option<(&str, u64)> = None;
     // Of each key the oldest first: its removal goes only when it is the last of its rows.
     for row in part.iter().rev() {
-        let newest = match last {
-            Some((key, version)) if key == row.key => version,
-            _ => newest_version(&*out.txn, &row.key)?,
-        };
-        last = Some((row.key.as_str(), newest));
-        match fate(kv, &*out.txn, ctx, row, newest)? {
+        match fate(kv, &*out.txn, ctx, row)? {
             Fate::Goes => forget_version(out, &row.key, row.version)?,
             Fate::Stays(Some(until_ms)) => pass.earliest_ms = pass.earliest_ms.min(until_ms),
             Fate::Stays(None) => {}
@@ -193,7 +190,7 @@ fn sweep(kv: &mut Kv, out: &mut Out<'_, '_>, ctx: &Ctx) -> Result<(), Fatal> {
 
 /// The next rows of a pass, and the key of the one after them.
 fn look(rows: &dyn Rows, from: &[u8]) -> Result<(Vec<Seen>, Option<Vec<u8>>), Fatal> {
-    let mut part = Vec::new();
+    let mut part: Vec<Seen> = Vec::new();
     let (mut read, mut next) = (0, None);
     rows.scan(from, &Key::table(Table::KvVersion).prefix_end(), &mut |row, value| {
         if part.len() >= ROWS_AT_ONCE || read >= BYTES_AT_ONCE {
@@ -202,33 +199,44 @@ fn look(rows: &dyn Rows, from: &[u8]) -> Result<(Vec<Seen>, Option<Vec<u8>>), Fa
         }
         read += value.len() as u64;
         let entry = KvEntry::decode(value)?;
+        let newest = match part.last() {
+            Some(last) if last.key == entry.key => last.newest,
+            _ => {
+                let (newest, bytes) = newest_version(rows, &entry.key)?;
+                read += bytes;
+                newest
+            }
+        };
         let since_ms = earlier_since_ms(&entry);
-        part.push(Seen { key: entry.key, version: entry.version, since_ms });
+        part.push(Seen { key: entry.key, version: entry.version, newest, since_ms });
         Ok(true)
     })?;
     Ok((part, next))
 }
 
-fn fate(kv: &Kv, rows: &dyn Rows, ctx: &Ctx, row: &Seen, newest: u64) -> Result<Fate, Fatal> {
+fn fate(kv: &Kv, rows: &dyn Rows, ctx: &Ctx, row: &Seen) -> Result<Fate, Fatal> {
     let kept = kv.kept(&row.key);
-    if row.version.saturating_add(u64::from(kept.versions)) < newest {
+    if row.version.saturating_add(u64::from(kept.versions)) < row.newest {
         return Ok(Fate::Goes);
     }
     match kept.until_ms(row.since_ms) {
         Some(until_ms) if until_ms <= ctx.now_ms => {
             // The removal of what is gone: without it, the count of what is older would go on from there.
-            let last = row.version < newest || !has_older(rows, row)?;
+            let last = row.version < row.newest || !has_older(rows, row)?;
             Ok(if last { Fate::Goes } else { Fate::Stays(Some(ctx.now_ms)) })
         }
         until_ms => Ok(Fate::Stays(until_ms)),
     }
 }
 
-/// The document's version, or that of its removal.
-fn newest_version(rows: &dyn Rows, key: &str) -> Result<u64, Fatal> {
-    match current(rows, key)? {
-        Some(document) => Ok(document.version),
-        None => newest_kept(rows, key),
+/// The document's version, or that of its removal; and how many bytes the document has, which had to be read.
+fn newest_version(rows: &dyn Rows, key: &str) -> Result<(u64, u64), Fatal> {
+    match rows.get_bytes(kv_key(key).as_bytes())? {
+        Some(row) => {
+            let bytes = row.len() as u64;
+            Ok((KvEntry::decode(row)?.version, bytes))
+        }
+        None => Ok((newest_kept(rows, key)?, 0)),
     }
 }
 
@@ -291,8 +299,19 @@ mod tests {
         }
 
         fn put(&mut self, now_ms: u64, n: usize) {
-            let req = KvPutRequest { key: format!("k{n:05}"), value: "v".into(), ..KvPutRequest::default() };
+            self.put_value(now_ms, n, "v".into());
+        }
+
+        fn put_value(&mut self, now_ms: u64, n: usize, value: Bytes) {
+            let req = KvPutRequest { key: format!("k{n:05}"), value, ..KvPutRequest::default() };
             self.run(now_ms, |rooms, out, ctx| put(rooms, out, ctx, req));
+        }
+
+        /// From now on nothing is kept but documents.
+        fn keep_no_versions(&mut self, now_ms: u64) {
+            let policy = Some(KvPolicy { prefix: "k".to_owned(), versions: 0, max_age_ms: 0 });
+            let req = SetKvPolicyRequest { policy, request: None };
+            self.run(now_ms, |rooms, out, ctx| set_policy(rooms, out, ctx, req));
         }
 
         fn tick(&mut self, now_ms: u64) {
@@ -308,11 +327,26 @@ mod tests {
     #[test]
     fn a_long_pass_takes_several_commands() {
         let mut state = State::with_versions(1_000);
-        let policy = Some(KvPolicy { prefix: "k".to_owned(), versions: 0, max_age_ms: 0 });
-        state.run(1_000, |rooms, out, ctx| set_policy(rooms, out, ctx, SetKvPolicyRequest { policy, request: None }));
+        state.keep_no_versions(1_000);
         assert_eq!(state.rooms.kv.next_due_ms(), Some(1_000));
         state.tick(1_000);
         assert_eq!((state.versions(), state.rooms.kv.next_due_ms()), (KEYS - ROWS_AT_ONCE, Some(1_000)));
+        state.tick(1_000);
+        assert_eq!((state.versions(), state.rooms.kv.next_due_ms()), (0, None));
+    }
+
+    #[test]
+    fn documents_that_a_pass_reads_count() {
+        let mut state = State::default();
+        let heavy = Bytes::from(vec![b'x'; 1 << 20]);
+        for n in 0..20 {
+            state.put(1_000, n);
+            state.put_value(1_000, n, heavy.clone());
+        }
+        state.keep_no_versions(1_000);
+        assert_eq!(state.versions(), 20);
+        state.tick(1_000);
+        assert_eq!((state.versions(), state.rooms.kv.next_due_ms()), (4, Some(1_000)), "16 MiB of documents a part");
         state.tick(1_000);
         assert_eq!((state.versions(), state.rooms.kv.next_due_ms()), (0, None));
     }
@@ -326,9 +360,10 @@ mod tests {
         state.put(old_ms, 0);
         assert_eq!(state.versions(), KEYS - ROWS_AT_ONCE + 1);
         state.tick(old_ms);
-        // What the put replaced was written long ago.
-        assert_eq!((state.versions(), state.rooms.kv.next_due_ms()), (1, Some(old_ms + REST_MS)));
-        state.tick(old_ms + REST_MS);
+        // What the put replaced was written long ago, but has been an earlier version only since then.
+        let next_ms = old_ms + DEFAULT_MAX_AGE_MS;
+        assert_eq!((state.versions(), state.rooms.kv.next_due_ms()), (1, Some(next_ms)));
+        state.tick(next_ms);
         assert_eq!((state.versions(), state.rooms.kv.next_due_ms()), (0, None));
     }
 }

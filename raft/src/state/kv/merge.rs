@@ -10,8 +10,9 @@
 //! What text the library accepts, and how it writes a string, counts just as much. A new version of it is a change to
 //! this file: the tables below must pass, and a difference waits for a new merge.
 //!
-//! Work is bounded: values are at most 1 MiB, and a patch is taken apart at most [`MAX_DEPTH`] objects deep. What lies
-//! deeper in an array is copied by a parser that does not recurse.
+//! Work is bounded: values are at most 1 MiB, and a patch is taken apart at most [`MAX_DEPTH`] objects deep. An object
+//! that it reaches into is read once more for every object around it, so what is read in all has a bound of its own,
+//! [`MAX_TAKEN_APART`]. What lies deeper in an array is copied by a parser that does not recurse.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +23,8 @@ use serde_json::value::{RawValue, to_raw_value};
 
 /// How many objects deep a merge patch may go.
 pub const MAX_DEPTH: usize = 64;
+/// How many bytes of objects, old ones and the patch's, one merge takes apart, each as often as it does.
+pub(super) const MAX_TAKEN_APART: u64 = 8 << 20;
 
 const JSON: &str = "JSON";
 const INTEGER: &str = "a signed decimal integer of 64 bits";
@@ -37,15 +40,17 @@ pub(super) enum Refused {
     New(&'static str),
     /// The patch has more than [`MAX_DEPTH`] objects in one another.
     TooDeep,
+    /// More than [`MAX_TAKEN_APART`] bytes would be taken apart.
+    TooMuch,
     /// The sum does not fit.
     Overflow,
 }
 
-/// The value that is stored. `old` is `None` if there is no document.
-pub(super) fn merged(how: KvMerge, old: Option<&[u8]>, new: &Bytes) -> Result<Bytes, Refused> {
+/// The value that is stored. `old` is `None` if there is no document. `taken_apart` counts what a patch takes apart.
+pub(super) fn merged(how: KvMerge, old: Option<&[u8]>, new: &Bytes, taken_apart: &mut u64) -> Result<Bytes, Refused> {
     match how {
         KvMerge::Unspecified | KvMerge::Replace => Ok(new.clone()),
-        KvMerge::JsonPatch => patch(old.unwrap_or(b"{}"), new),
+        KvMerge::JsonPatch => patch(old.unwrap_or(b"{}"), new, taken_apart),
         KvMerge::Add => add(old.unwrap_or(b"0"), new),
         KvMerge::SetAdd => {
             let (mut members, mut named) = sets(old.unwrap_or(b"[]"), new)?;
@@ -73,23 +78,33 @@ pub(super) fn merged(how: KvMerge, old: Option<&[u8]>, new: &Bytes) -> Result<By
 }
 
 /// RFC 7396.
-fn patch(old: &[u8], new: &[u8]) -> Result<Bytes, Refused> {
+fn patch(old: &[u8], new: &[u8], taken_apart: &mut u64) -> Result<Bytes, Refused> {
     let target: &RawValue = parsed(old).ok_or(Refused::Old(JSON))?;
     let patch: &RawValue = parsed(new).ok_or(Refused::New(JSON))?;
-    let patched = patched(Some(target), patch, 0)?;
+    let patched = patched(Some(target), patch, 0, taken_apart)?;
     Ok(Bytes::copy_from_slice(patched.get().as_bytes()))
 }
 
 /// Below `depth` objects.
-fn patched(target: Option<&RawValue>, patch: &RawValue, depth: usize) -> Result<Box<RawValue>, Refused> {
+fn patched(
+    target: Option<&RawValue>,
+    patch: &RawValue,
+    depth: usize,
+    taken_apart: &mut u64,
+) -> Result<Box<RawValue>, Refused> {
     if !is_object(patch) {
         return Ok(patch.to_owned());
     }
     if depth == MAX_DEPTH {
         return Err(Refused::TooDeep);
     }
+    let target = target.filter(|target| is_object(target));
+    *taken_apart += (patch.get().len() + target.map_or(0, |target| target.get().len())) as u64;
+    if *taken_apart > MAX_TAKEN_APART {
+        return Err(Refused::TooMuch);
+    }
     let changes = members(patch).ok_or(Refused::New(JSON))?;
-    let mut kept = match target.filter(|target| is_object(target)) {
+    let mut kept = match target {
         Some(target) => members(target).ok_or(Refused::Old(JSON))?,
         None => BTreeMap::new(),
     };
@@ -98,7 +113,7 @@ fn patched(target: Option<&RawValue>, patch: &RawValue, depth: usize) -> Result<
             kept.remove(&name);
             continue;
         }
-        let member = patched(kept.get(&name).map(|member| &**member), &change, depth + 1)?;
+        let member = patched(kept.get(&name).map(|member| &**member), &change, depth + 1, taken_apart)?;
         kept.insert(name, member);
     }
     to_raw_value(&kept).map_err(|_| Refused::New(JSON))
@@ -144,7 +159,7 @@ mod tests {
 
     fn run(how: KvMerge, old: Option<&str>, new: &str) -> Result<String, Refused> {
         let new = Bytes::copy_from_slice(new.as_bytes());
-        let merged = merged(how, old.map(str::as_bytes), &new)?;
+        let merged = merged(how, old.map(str::as_bytes), &new, &mut 0)?;
         Ok(String::from_utf8(merged.to_vec()).unwrap())
     }
 
@@ -201,6 +216,28 @@ mod tests {
     }
 
     #[test]
+    fn a_patch_takes_apart_so_much_and_no_more() {
+        let nested = |leaf: &str| format!("{}{leaf}{}", r#"{"a":"#.repeat(MAX_DEPTH), "}".repeat(MAX_DEPTH));
+        let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes));
+        let apart = |old: &str| {
+            let (new, mut taken_apart) = (Bytes::from(nested("1")), 0);
+            let outcome = merged(KvMerge::JsonPatch, Some(old.as_bytes()), &new, &mut taken_apart);
+            assert!(outcome.as_ref().is_ok_and(|patched| *patched == new) || outcome == Err(Refused::TooMuch));
+            (outcome.is_ok(), taken_apart)
+        };
+        // Every object around it reads the text once more.
+        let (ok, taken_apart) = apart(&nested(&text(100_000)));
+        assert!(ok && (6_400_000..6_500_000).contains(&taken_apart), "{taken_apart}");
+        let (ok, taken_apart) = apart(&nested(&text(200_000)));
+        assert!(!ok && (MAX_TAKEN_APART..MAX_TAKEN_APART + 210_000).contains(&taken_apart), "{taken_apart}");
+        // Beside the way, it is read once.
+        let (beside, mut taken_apart) = (format!(r#"{{"b":{}}}"#, text(1_000_000)), 0);
+        let new = Bytes::from(nested("1"));
+        assert!(merged(KvMerge::JsonPatch, Some(beside.as_bytes()), &new, &mut taken_apart).is_ok());
+        assert!((1_000_000..1_100_000).contains(&taken_apart), "{taken_apart}");
+    }
+
+    #[test]
     fn each_merge() {
         let table = [
             (KvMerge::Replace, Some("old"), "new", Ok("new")),
@@ -238,7 +275,8 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_are_no_json() {
         let new = Bytes::from_static(b"[\"\xff\"]");
-        assert_eq!(merged(KvMerge::SetAdd, None, &new), Err(Refused::New(STRINGS)));
-        assert_eq!(merged(KvMerge::JsonAppend, Some(&new), &Bytes::from_static(b"[]")), Err(Refused::Old(ARRAY)));
+        let empty = Bytes::from_static(b"[]");
+        assert_eq!(merged(KvMerge::SetAdd, None, &new, &mut 0), Err(Refused::New(STRINGS)));
+        assert_eq!(merged(KvMerge::JsonAppend, Some(&new), &empty, &mut 0), Err(Refused::Old(ARRAY)));
     }
 }

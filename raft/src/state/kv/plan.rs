@@ -10,7 +10,7 @@ use quorate_proto::v1::{
     KvCondition, KvDeleteRequest, KvEntry, KvMerge, KvPutRequest, KvRollbackRequest, kv_condition,
 };
 
-use super::merge::{self, MAX_DEPTH, Refused};
+use super::merge::{self, MAX_DEPTH, MAX_TAKEN_APART, Refused};
 use super::{MAX_VALUE_BYTES, burden, checked, current, newest_kept, read, weight};
 use crate::error::{Error, Fatal, Outcome, exhausted, invalid, not_found, precondition};
 use crate::state::{Ctx, Rooms};
@@ -18,7 +18,7 @@ use crate::storage::rows::Rows;
 
 /// The most keys that may go with one session: its end removes them all at once.
 const MAX_LEASES: u64 = 10_000;
-/// The most bytes of values that may; each MiB of a blob counts as one KiB.
+/// The most bytes of documents that may, labels and all; each MiB of a blob counts as one KiB.
 const MAX_LEASED_BYTES: u64 = 64 << 20;
 
 /// One write that nothing stands against.
@@ -28,12 +28,14 @@ pub(crate) struct Planned {
     pub(super) before: Option<KvEntry>,
     /// What will be; a removal if `deleted`.
     pub(super) after: KvEntry,
+    /// How many bytes the merge took apart, each as often as it did.
+    pub(super) taken_apart: u64,
 }
 
 impl Planned {
-    /// About how many bytes it writes: what was there moves, what will be is new.
+    /// About how many bytes it moves: what was there becomes an earlier version, what will be is new.
     pub(crate) fn burden(&self) -> u64 {
-        self.before.as_ref().map_or(0, burden) + burden(&self.after)
+        self.before.as_ref().map_or(0, burden) + burden(&self.after) + self.taken_apart
     }
 
     /// A removal of what is there.
@@ -48,7 +50,7 @@ impl Planned {
             deleted: true,
             ..KvEntry::default()
         };
-        Planned { before: Some(before), after }
+        Planned { before: Some(before), after, taken_apart: 0 }
     }
 
     /// The document after it, if there will be one.
@@ -71,7 +73,7 @@ pub(crate) fn check_put(rooms: &Rooms, rows: &dyn Rows, ctx: &Ctx, req: &KvPutRe
         let message = format!("session {:?} has ended or never was; open one first", req.session_id);
         return Err(not_found(&format!("{at}session_id"), message));
     }
-    let value = merged(req, before.as_ref(), at)?;
+    let (value, taken_apart) = merged(req, before.as_ref(), at)?;
     let kept = |given: &String, of: fn(&KvEntry) -> &String| match &before {
         Some(before) if given.is_empty() => of(before).clone(),
         _ => given.clone(),
@@ -97,7 +99,7 @@ pub(crate) fn check_put(rooms: &Rooms, rows: &dyn Rows, ctx: &Ctx, req: &KvPutRe
         deleted: false,
         superseded_at_ms: 0,
     };
-    Ok(Planned { before, after })
+    Ok(Planned { before, after, taken_apart })
 }
 
 /// Plans a removal; `None` if there is nothing to remove.
@@ -130,9 +132,10 @@ pub(super) fn check_rollback(rows: &dyn Rows, ctx: &Ctx, req: &KvRollbackRequest
         session_id: String::new(),
         expires_at_ms: 0,
         updated_by: req.updated_by.clone(),
+        superseded_at_ms: 0,
         ..earlier
     };
-    Ok(Planned { before, after })
+    Ok(Planned { before, after, taken_apart: 0 })
 }
 
 /// Refuses if a condition does not hold. `at` is what the fields' names begin with, such as `conditions[2].`.
@@ -177,20 +180,22 @@ fn stands(key: &str, is: Option<&KvEntry>) -> String {
     }
 }
 
-fn merged(req: &KvPutRequest, before: Option<&KvEntry>, at: &str) -> Outcome<Bytes> {
+/// The new value, and how many bytes were taken apart for it.
+fn merged(req: &KvPutRequest, before: Option<&KvEntry>, at: &str) -> Outcome<(Bytes, u64)> {
     let how = checked::merge(req, at)?;
     if how != KvMerge::Replace && before.is_some_and(|before| before.blob.is_some()) {
         let field = format!("{at}merge");
         return Err(precondition(&field, format!("{field} must be REPLACE: key {:?} holds a blob", req.key)));
     }
-    let merged = merge::merged(how, before.map(|before| &*before.value), &req.value)
+    let mut taken_apart = 0;
+    let merged = merge::merged(how, before.map(|before| &*before.value), &req.value, &mut taken_apart)
         .map_err(|refused| cannot_merge(refused, req, at))?;
     if merged.len() > MAX_VALUE_BYTES {
         let (field, size) = (format!("{at}value"), merged.len());
         let message = format!("key {:?} would hold {size} bytes with it; at most {MAX_VALUE_BYTES} go", req.key);
         return Err(exhausted(&field, message));
     }
-    Ok(merged)
+    Ok((merged, taken_apart))
 }
 
 fn cannot_merge(refused: Refused, req: &KvPutRequest, at: &str) -> Error {
@@ -201,6 +206,13 @@ fn cannot_merge(refused: Refused, req: &KvPutRequest, at: &str) -> Error {
         }
         Refused::New(needed) => invalid(&value, format!("{value} must be {needed} for this merge")),
         Refused::TooDeep => invalid(&value, format!("{value} must have at most {MAX_DEPTH} objects in one another")),
+        Refused::TooMuch => {
+            let message = format!(
+                "{merge} would take more than {MAX_TAKEN_APART} bytes apart, each once for every object that it is in: \
+                 what key {key:?} holds is too much for {value}, which goes so deep"
+            );
+            exhausted(&merge, message)
+        }
         Refused::Overflow => {
             precondition(&merge, format!("the sum of what key {key:?} holds and {value} does not fit 64 bits"))
         }
@@ -289,7 +301,7 @@ impl Growth {
             let (now_keys, now_bytes) =
                 kv.leases.get(session_id).map_or((0, 0), |leased| (leased.keys.len() as u64, leased.burden));
             let limits =
-                [(keys, now_keys, MAX_LEASES, "keys"), (bytes, now_bytes, MAX_LEASED_BYTES, "bytes of values")];
+                [(keys, now_keys, MAX_LEASES, "keys"), (bytes, now_bytes, MAX_LEASED_BYTES, "bytes of documents")];
             for (shift, now, most, what) in limits {
                 if shift.beyond(now, most).is_some() {
                     let message = format!("at most {most} {what} go with session {session_id:?}; delete some first");
@@ -303,15 +315,18 @@ impl Growth {
 
 #[cfg(test)]
 mod tests {
+    use quorate_proto::v1::KeyValue;
+
     use super::super::Leased;
     use super::*;
+    use crate::storage::rows::MemoryRows;
 
     fn entry(key: &str, bytes: usize) -> KvEntry {
         KvEntry { key: key.to_owned(), value: Bytes::from(vec![b'x'; bytes]), version: 1, ..KvEntry::default() }
     }
 
     fn put(before: Option<KvEntry>, after: KvEntry) -> Planned {
-        Planned { before, after }
+        Planned { before, after, taken_apart: 0 }
     }
 
     fn full_rooms() -> Rooms {
@@ -369,5 +384,39 @@ mod tests {
         assert_eq!(check(put(None, leased("heavy", "new", 1))), "session_id");
         assert_eq!(check(put(Some(leased("heavy", "7", 9)), leased("heavy", "7", 10))), "session_id");
         assert_eq!(check(put(Some(leased("heavy", "7", 9)), leased("heavy", "7", 9))), "none");
+    }
+
+    #[test]
+    fn what_a_document_says_of_itself_weighs_too() {
+        let labelled = |labels: usize| {
+            let label = KeyValue { key: "l".to_owned(), value: "x".repeat(1_000) };
+            KvEntry { session_id: "s".to_owned(), labels: vec![label; labels], ..entry("k", 1) }
+        };
+        assert!(burden(&labelled(32)) > 32_000);
+        assert!(put(Some(labelled(32)), labelled(32)).burden() > 64_000);
+        let mut rooms = Rooms::default();
+        rooms.kv.leases.insert("s".to_owned(), Leased { keys: ["k".to_owned()].into(), burden: MAX_LEASED_BYTES });
+        let check = |planned: Planned| field_at_fault(Growth::of(&planned).check(&rooms, ""));
+        assert_eq!(check(put(Some(labelled(1)), labelled(2))), "session_id");
+        assert_eq!(check(put(Some(labelled(2)), labelled(2))), "none");
+        assert_eq!(check(put(Some(labelled(2)), labelled(1))), "none");
+    }
+
+    #[test]
+    fn what_a_patch_takes_apart_weighs_too() {
+        let put = |merge: KvMerge| {
+            let req = KvPutRequest {
+                key: "k".to_owned(),
+                value: Bytes::from_static(br#"{"a":{"b":1}}"#),
+                merge: merge as i32,
+                ..KvPutRequest::default()
+            };
+            let ctx = Ctx { now_ms: 1, rev: 1, entropy: 1 };
+            check_put(&Rooms::default(), &MemoryRows::default(), &ctx, &req, "").unwrap()
+        };
+        let (patched, replaced) = (put(KvMerge::JsonPatch), put(KvMerge::Replace));
+        assert_eq!((&patched.after, replaced.taken_apart), (&replaced.after, 0));
+        // The patch, the empty object that stands for no document, and the object within the patch.
+        assert_eq!(patched.burden() - replaced.burden(), 13 + 2 + 7);
     }
 }

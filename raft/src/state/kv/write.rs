@@ -37,7 +37,7 @@ pub(super) fn put_totals(kv: &Kv, out: &mut Out<'_, '_>) {
 
 /// What was there becomes the newest earlier version, and what is one too many goes: a fixed number of rows.
 pub(super) fn store(kv: &mut Kv, out: &mut Out<'_, '_>, ctx: &Ctx, planned: Planned) -> Result<(), Fatal> {
-    let Planned { before, after } = planned;
+    let Planned { before, after, .. } = planned;
     let kept = kv.kept(&after.key);
     let document = Some(&after).filter(|after| !after.deleted);
     count(kv, before.as_ref(), document);

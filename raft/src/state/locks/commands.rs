@@ -2,12 +2,13 @@
 
 use quorate_proto::v1::{
     AcquireLockRequest, AcquireLockResponse, ExtendLockRequest, ExtendLockResponse, ForceReleaseLockRequest,
-    ForceReleaseLockResponse, Lock, LockHolder, LockWaiter, RejectionCode, ReleaseLockRequest, ReleaseLockResponse,
+    ForceReleaseLockResponse, Lock, LockHolder, LockMode, LockWaiter, RejectionCode, ReleaseLockRequest,
+    ReleaseLockResponse,
 };
 
 use super::checked::{self, mode_name, who};
 use super::line::{self, Owner, holds_as, waits_as};
-use super::{Locks, MAX_LOCKS, MAX_WAITERS, circle, store};
+use super::{Locks, MAX_WAITERS, bounds, circle, store};
 use crate::error::{Error, Outcome, exhausted, invalid, not_found, precondition, reject};
 use crate::state::{Ctx, Out, Rooms, check_id};
 
@@ -31,12 +32,11 @@ pub fn acquire(
             }
             lock.clone()
         }
-        None if locks.len() >= MAX_LOCKS => {
-            return Err(exhausted("name", format!("{MAX_LOCKS} locks are held; release some first")));
-        }
         None => Lock { name: req.name, ..Lock::default() },
     };
-    let mut answer = AcquireLockResponse { rev: ctx.rev, ..AcquireLockResponse::default() };
+    bounds::check_room(locks, &lock)?;
+    bounds::check_taker(locks, &waiter.session_id, (&waiter.task_id, waiter.task_token))?;
+    let mut answer = AcquireLockResponse { rev: ctx.rev, now_ms: ctx.now_ms, ..AcquireLockResponse::default() };
     if admitted {
         let holder = line::grant(&waiter, ctx);
         lock.holders.push(holder.clone());
@@ -57,21 +57,17 @@ fn again(
     req: &AcquireLockRequest,
     wanted: &LockWaiter,
 ) -> Outcome<Option<AcquireLockResponse>> {
-    let answer = AcquireLockResponse { rev: ctx.rev, ..AcquireLockResponse::default() };
+    let answer = AcquireLockResponse { rev: ctx.rev, now_ms: ctx.now_ms, ..AcquireLockResponse::default() };
     if let Some(holder) = locks.grant_of(&req.name, &wanted.session_id, &wanted.owner) {
-        if holder.mode != wanted.mode {
-            let held = format!("holds lock {:?} {}", req.name, mode_name(holder.mode()));
-            return Err(other_mode(wanted, &held));
-        }
+        let attempt = (holder.task_id.as_str(), holder.task_token);
+        check_same(wanted, &format!("holds lock {:?}", req.name), holder.mode(), attempt)?;
         return Ok(Some(AcquireLockResponse { holder: Some(holder.clone()), ..answer }));
     }
     let Some(lock) = locks.get(&req.name) else { return Ok(None) };
     let Some(place) = line::place_of(lock, waits_as(wanted)) else { return Ok(None) };
     let known = &lock.waiters[place];
-    if known.mode != wanted.mode {
-        let waits = format!("waits for lock {:?} {}", req.name, mode_name(known.mode()));
-        return Err(other_mode(wanted, &waits));
-    }
+    let attempt = (known.task_id.as_str(), known.task_token);
+    check_same(wanted, &format!("waits for lock {:?}", req.name), known.mode(), attempt)?;
     if wanted.until_ms > known.until_ms {
         let mut lock = lock.clone();
         lock.waiters[place].until_ms = wanted.until_ms;
@@ -80,9 +76,28 @@ fn again(
     Ok(Some(AcquireLockResponse { position: line::position(place), ..answer }))
 }
 
-fn other_mode(wanted: &LockWaiter, has: &str) -> Error {
+/// Who asks again is answered with what it has, so it must ask for that: the mode, and the attempt that it ends with.
+fn check_same(wanted: &LockWaiter, does: &str, mode: LockMode, attempt: (&str, u64)) -> Outcome<()> {
     let owner = who(&wanted.session_id, &wanted.owner);
-    precondition("mode", format!("{owner} {has}; release that first to ask for {}", mode_name(wanted.mode())))
+    if mode != wanted.mode() {
+        let (has, asks) = (mode_name(mode), mode_name(wanted.mode()));
+        return Err(precondition("mode", format!("{owner} {does} {has}; release that first to ask for {asks}")));
+    }
+    let asked = (wanted.task_id.as_str(), wanted.task_token);
+    if attempt != asked {
+        let field = if attempt.0 == asked.0 { "task_token" } else { "task_id" };
+        let (has, asks) = (part_of(attempt), part_of(asked));
+        return Err(precondition(field, format!("{owner} {does} {has}; release that first to ask for it {asks}")));
+    }
+    Ok(())
+}
+
+/// An attempt for people.
+fn part_of((task_id, token): (&str, u64)) -> String {
+    if task_id.is_empty() {
+        return "as part of no task".to_owned();
+    }
+    format!("as part of task {task_id:?} under token {token}")
 }
 
 /// Whether the owner may stand in line.
@@ -144,10 +159,13 @@ pub fn extend(
         holder.expires_at_ms = line::expires_at_ms(ctx.now_ms, ttl_ms, holder.forced_at_ms);
         first_ms = first_ms.min(holder.expires_at_ms);
     }
+    let forced = held_under(&lock, req.token).map(|holder| holder.forced_at_ms).filter(|at_ms| *at_ms > 0);
+    let forced_at_ms = forced.min().unwrap_or_default();
+    let answer = ExtendLockResponse { expires_at_ms: first_ms, forced_at_ms, now_ms: ctx.now_ms, rev: ctx.rev };
     if lock != *known {
         store(locks, out, lock);
     }
-    Ok(ExtendLockResponse { expires_at_ms: first_ms, rev: ctx.rev })
+    Ok(answer)
 }
 
 /// Gives the lock back, or leaves its line; who is next has it in the same step.

@@ -7,6 +7,10 @@ use super::{line, scopes, store};
 use crate::error::Fatal;
 use crate::state::{Ctx, Out, Rooms};
 
+/// How many holders and waiters a tick writes anew, those that stay as they are too, before it leaves the rest for the
+/// next one: a lock is one row.
+const REWRITTEN_AT_ONCE: usize = 16_384;
+
 /// The session's owners hold nothing and wait for nothing any more.
 pub fn session_ended(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, session_id: &str) -> Result<(), Fatal> {
     for name in rooms.locks.parts.of_session(session_id) {
@@ -37,18 +41,25 @@ pub fn attempt_ended(
     Ok(())
 }
 
-/// Ends what has expired, what was held for too long, and what waited for its time; at most `limit` locks.
+/// Ends what has expired, what was held for too long, and what waited for its time: at most `limit` locks, fewer if
+/// many take part in them. The rest stays due. Tells how many locks it were.
 pub fn run_due(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, limit: usize) -> Result<usize, Fatal> {
     let due: Vec<String> = (rooms.locks.due.iter())
         .take_while(|(at_ms, _)| *at_ms <= ctx.now_ms)
         .take(limit)
         .map(|(_, name)| name.clone())
         .collect();
+    let (mut ended, mut rewritten) = (0, 0);
     for name in &due {
+        if rewritten >= REWRITTEN_AT_ONCE {
+            break;
+        }
+        rewritten += rooms.locks.get(name).map_or(0, |lock| lock.holders.len() + lock.waiters.len());
         let holds = |holder: &LockHolder| line::is_over(holder, ctx.now_ms);
         end(rooms, out, ctx, name, holds, |waiter| waiter.until_ms <= ctx.now_ms);
+        ended += 1;
     }
-    Ok(due.len())
+    Ok(ended)
 }
 
 /// Takes out who holds so and who waits so, and lets the line move on.

@@ -1,22 +1,28 @@
-//! Who takes part in which lock: the index that a session's end, an attempt's end and the search for circles ask.
+//! Who takes part in which lock: the index that the bounds, the search for circles, and the end of a session or of an
+//! attempt ask.
 //!
 //! Only what differs between a lock before and after a change is touched: a long line costs no index work but for those
 //! that come and go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_proto::v1::Lock;
 
 use super::line::{Owner, holds_as, waits_as};
+use crate::state::remove_from;
+
+/// Owner and lock, by session.
+type Side = BTreeMap<String, BTreeSet<(String, String)>>;
 
 /// Who holds and who waits.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Parts {
-    /// Session, owner, lock.
-    holding: BTreeSet<(String, String, String)>,
-    waiting: BTreeSet<(String, String, String)>,
-    /// Those that end with an attempt: task, token, lock, session, owner.
-    bound: BTreeSet<(String, u64, String, String, String)>,
+    holding: Side,
+    waiting: Side,
+    /// Those that end with an attempt: lock, session and owner, by task and token.
+    bound: BTreeMap<(String, u64), BTreeSet<(String, String, String)>>,
+    /// How many hold and wait.
+    len: usize,
 }
 
 /// One holder or waiter.
@@ -33,53 +39,69 @@ impl Parts {
         let (was, is) = (parts(before), parts(after));
         for gone in was.difference(&is) {
             let side = if gone.waits { &mut self.waiting } else { &mut self.holding };
-            side.remove(&gone.as_owner(name));
-            if let Some(bound) = gone.as_bound(name) {
-                self.bound.remove(&bound);
+            remove_from(side, gone.owner.0, &gone.as_owner(name));
+            if let Some((attempt, bound)) = gone.as_bound(name) {
+                remove_from(&mut self.bound, &attempt, &bound);
             }
         }
         for new in is.difference(&was) {
             let side = if new.waits { &mut self.waiting } else { &mut self.holding };
-            side.insert(new.as_owner(name));
-            self.bound.extend(new.as_bound(name));
+            side.entry(new.owner.0.to_owned()).or_default().insert(new.as_owner(name));
+            if let Some((attempt, bound)) = new.as_bound(name) {
+                self.bound.entry(attempt).or_default().insert(bound);
+            }
         }
+        self.len = (self.len + is.len()).saturating_sub(was.len());
+    }
+
+    /// How many hold and wait, in all locks together.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many of them are owners of the session.
+    pub(super) fn count_of_session(&self, session_id: &str) -> usize {
+        let sides = [&self.holding, &self.waiting].into_iter();
+        sides.filter_map(|side| side.get(session_id)).map(BTreeSet::len).sum()
+    }
+
+    /// How many of them are part of the attempt.
+    pub(super) fn count_of_attempt(&self, task_id: &str, token: u64) -> usize {
+        self.bound.get(&(task_id.to_owned(), token)).map_or(0, BTreeSet::len)
     }
 
     /// The locks that the session's owners hold or wait for.
     pub(super) fn of_session(&self, session_id: &str) -> BTreeSet<String> {
-        let from = (session_id.to_owned(), String::new(), String::new());
         let sides = [&self.holding, &self.waiting].into_iter();
-        let of_session =
-            sides.flat_map(|side| side.range(from.clone()..).take_while(move |(id, _, _)| id == session_id));
-        of_session.map(|(_, _, name)| name.clone()).collect()
+        sides.filter_map(|side| side.get(session_id)).flatten().map(|(_, name)| name.clone()).collect()
     }
 
     /// The locks that are held or waited for as part of the attempt.
     pub(super) fn of_attempt(&self, task_id: &str, token: u64) -> BTreeSet<String> {
-        let from = (task_id.to_owned(), token, String::new(), String::new(), String::new());
-        let bound = self.bound.range(from..).take_while(|(id, number, ..)| id == task_id && *number == token);
-        bound.map(|(_, _, name, _, _)| name.clone()).collect()
+        let bound = self.bound.get(&(task_id.to_owned(), token));
+        bound.into_iter().flatten().map(|(name, _, _)| name.clone()).collect()
     }
 
     /// The locks that the owner waits for.
     pub(super) fn awaited_by<'p>(&'p self, (session_id, owner): Owner<'p>) -> impl Iterator<Item = &'p str> {
-        let from = (session_id.to_owned(), owner.to_owned(), String::new());
-        let waiting = self.waiting.range(from..).take_while(move |(id, name, _)| id == session_id && name == owner);
-        waiting.map(|(_, _, name)| name.as_str())
+        let from = (owner.to_owned(), String::new());
+        let waiting = self.waiting.get(session_id).map(|side| side.range(from..));
+        let waiting = waiting.into_iter().flatten().take_while(move |(name, _)| name == owner);
+        waiting.map(|(_, name)| name.as_str())
     }
 }
 
 impl Part<'_> {
-    fn as_owner(&self, name: &str) -> (String, String, String) {
-        (self.owner.0.to_owned(), self.owner.1.to_owned(), name.to_owned())
+    fn as_owner(&self, name: &str) -> (String, String) {
+        (self.owner.1.to_owned(), name.to_owned())
     }
 
     /// `None` if it is not part of an attempt.
-    fn as_bound(&self, name: &str) -> Option<(String, u64, String, String, String)> {
+    fn as_bound(&self, name: &str) -> Option<((String, u64), (String, String, String))> {
         let (task_id, token) = self.attempt;
         let (session_id, owner) = self.owner;
-        (!task_id.is_empty())
-            .then(|| (task_id.to_owned(), token, name.to_owned(), session_id.to_owned(), owner.to_owned()))
+        let bound = (name.to_owned(), session_id.to_owned(), owner.to_owned());
+        (!task_id.is_empty()).then(|| ((task_id.to_owned(), token), bound))
     }
 }
 

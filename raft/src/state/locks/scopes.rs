@@ -13,9 +13,9 @@ use quorate_proto::v1::{
     RejectionCode, ReleaseScopeRequest, ReleaseScopeResponse, ScopeLease,
 };
 
-use super::Locks;
 use super::checked::{self, Taker, mode_name, who};
 use super::glob::{Glob, begin_apart};
+use super::{Locks, bounds};
 use crate::error::{Fatal, Outcome, exhausted, invalid, not_found, precondition, reject};
 use crate::state::{Ctx, Out, Rooms, check_id, remove_from};
 use crate::storage::keys::{Key, Table};
@@ -66,6 +66,16 @@ impl Scopes {
     /// The leases of the session.
     pub(super) fn of_session(&self, session_id: &str) -> Vec<String> {
         self.by_session.get(session_id).into_iter().flatten().cloned().collect()
+    }
+
+    /// How many of them there are.
+    pub(super) fn count_of_session(&self, session_id: &str) -> usize {
+        self.by_session.get(session_id).map_or(0, BTreeSet::len)
+    }
+
+    /// How many leases end with the attempt.
+    pub(super) fn count_of_attempt(&self, task_id: &str, token: u64) -> usize {
+        self.by_attempt.get(&(task_id.to_owned(), token)).map_or(0, BTreeSet::len)
     }
 
     /// The leases that end with the attempt.
@@ -162,6 +172,7 @@ pub fn acquire_scope(
         return Err(invalid("id", format!("ids that begin with {DRAWN} are drawn; leave id out to get one")));
     }
     check_room(&rooms.locks.scopes, &lease.realm)?;
+    bounds::check_taker(&rooms.locks, &lease.session_id, (&lease.task_id, lease.task_token))?;
     check_free(&rooms.locks, &lease, &wanted)?;
     out.txn.put(&key(&lease.id), &lease);
     rooms.locks.scopes.put(lease.clone());
