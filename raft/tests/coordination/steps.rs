@@ -325,14 +325,14 @@ fn owner() -> impl Strategy<Value = (String, String)> {
 
 fn mode() -> impl Strategy<Value = i32> {
     use LockMode::{Exclusive, Shared, Unspecified};
-    prop::sample::select(vec![Exclusive, Exclusive, Unspecified, Shared, Shared]).prop_map(|mode| mode as i32)
+    prop::sample::select(vec![Exclusive, Unspecified, Shared, Shared]).prop_map(|mode| mode as i32)
 }
 
 fn locks() -> impl Strategy<Value = Step> {
     let times = (
-        prop::sample::select(vec![0_u64, 2_000, 30_000, 30_000, 600_000]),
-        prop::sample::select(vec![0_u64, 0, 0, 500, 8_000]),
-        prop::sample::select(vec![0_u64, 0, 0, 1_000, 20_000]),
+        prop::sample::select(vec![0_u64, 2_000, 30_000, 600_000, 600_000]),
+        prop::sample::select(vec![0_u64, 0, 0, 0, 8_000]),
+        prop::sample::select(vec![0_u64, 0, 0, 0, 20_000]),
     );
     let acquire = (prop::sample::select(LOCKS.to_vec()), owner(), mode(), times).prop_map(
         |(name, (session_id, owner), mode, (wait_ms, ttl_ms, max_hold_ms))| AcquireLockRequest {
