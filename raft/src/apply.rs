@@ -172,10 +172,8 @@ fn run(
     let writes = txn.write_count();
     let outcome = match fences.iter().try_for_each(|fence| fence::check(&part.rooms, txn, fence)) {
         Err(error) => Err(error),
-        Ok(()) => match whole(body) {
-            Ok(body) => run_whole(namespaces, txn, head, ctx, body, happened),
-            Err(body) => run_in(part, txn, ctx, happened, false, |rooms, out| route(rooms, out, ctx, body)),
-        },
+        Ok(()) if is_whole(&body) => run_whole(namespaces, txn, head, ctx, body, happened),
+        Ok(()) => run_in(part, txn, ctx, happened, false, |rooms, out| route(rooms, out, ctx, body)),
     };
     let answer = answer(match outcome {
         Ok(body) => body,
@@ -233,15 +231,13 @@ fn record(rooms: &mut Rooms, out: &mut Out<'_, '_>, request: &RequestId, answer:
     }
 }
 
-/// A command about the cluster as a whole; `Err`: about one namespace.
-fn whole(body: command::Body) -> Result<command::Body, command::Body> {
+/// Whether a command is about the cluster as a whole, and not about one namespace.
+fn is_whole(body: &command::Body) -> bool {
     use command::Body as C;
-    match body {
-        C::DescribeCluster(_) | C::CompactEvents(_) | C::SetNamespace(_) | C::DeleteNamespace(_) | C::Tick(_) => {
-            Ok(body)
-        }
-        _ => Err(body),
-    }
+    matches!(
+        body,
+        C::DescribeCluster(_) | C::CompactEvents(_) | C::SetNamespace(_) | C::DeleteNamespace(_) | C::Tick(_)
+    )
 }
 
 fn run_whole(

@@ -197,7 +197,7 @@ mod tests {
             (filter("kv", "agents", ""), false),
             (filter("kv", "", "agents/b"), false),
         ] {
-            assert_eq!(matches(&[filter.clone()], &event), passes, "{filter:?}");
+            assert_eq!(matches(std::slice::from_ref(&filter), &event), passes, "{filter:?}");
         }
         assert!(matches(&[], &event));
         assert!(matches(&[filter("tasks", "", ""), filter("kv", "", "")], &event), "any of them");

@@ -300,7 +300,8 @@ mod tests {
 
     #[test]
     fn each_fault_is_found() {
-        let faults: [(&str, fn(&mut Deliveries)); 10] = [
+        type Fault = fn(&mut Deliveries);
+        let faults: [(&str, Fault); 10] = [
             ("lost", |all| {
                 all.seen.remove(&11);
             }),

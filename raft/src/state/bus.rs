@@ -71,6 +71,9 @@ use crate::state::remove_from;
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows::{self, Rows};
 
+/// A subscription and the id of one of its consumers.
+type ConsumerKey = (Arc<str>, Arc<str>);
+
 /// Every subscription, with what stands where.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Bus {
@@ -85,7 +88,7 @@ pub struct Bus {
     /// Those that go with a session.
     ephemeral: BTreeMap<String, BTreeSet<Arc<str>>>,
     /// Subscription and id of each session's consumers.
-    by_session: BTreeMap<String, BTreeSet<(Arc<str>, Arc<str>)>>,
+    by_session: BTreeMap<String, BTreeSet<ConsumerKey>>,
     /// Remembered message ids, by when each is forgotten.
     ids: BTreeSet<(u64, Box<str>)>,
     dead_total: u64,

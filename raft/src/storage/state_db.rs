@@ -21,6 +21,9 @@ use crate::storage::dir::DirHandle;
 use crate::storage::rows::{Rows, Visit};
 use crate::storage::txn::Writes;
 
+/// Looks at one row of the event history, rev and value; `false` ends the scan.
+pub type VisitEvents<'v> = dyn FnMut(u64, &[u8]) -> Result<bool, Fatal> + 'v;
+
 const ROWS: &str = "default";
 const EVENTS: &str = "events";
 
@@ -94,11 +97,7 @@ impl StateDb {
     }
 
     /// The event history from `from_rev` on, by rev, until `visit` returns `false`.
-    pub fn scan_events(
-        &self,
-        from_rev: u64,
-        visit: &mut dyn FnMut(u64, &[u8]) -> Result<bool, Fatal>,
-    ) -> Result<(), Fatal> {
+    pub fn scan_events(&self, from_rev: u64, visit: &mut VisitEvents<'_>) -> Result<(), Fatal> {
         let mut read = ReadOptions::default();
         read.fill_cache(false);
         let from = from_rev.to_be_bytes();

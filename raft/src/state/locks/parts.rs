@@ -14,13 +14,19 @@ use crate::state::remove_from;
 /// Owner and lock, by session.
 type Side = BTreeMap<String, BTreeSet<(String, String)>>;
 
+/// A task and the token of its attempt.
+type Attempt = (String, u64);
+
+/// A lock, and the session and owner of one who holds it or waits.
+type Bound = (String, String, String);
+
 /// Who holds and who waits.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Parts {
     holding: Side,
     waiting: Side,
     /// Those that end with an attempt: lock, session and owner, by task and token.
-    bound: BTreeMap<(String, u64), BTreeSet<(String, String, String)>>,
+    bound: BTreeMap<Attempt, BTreeSet<Bound>>,
     /// How many hold and wait.
     len: usize,
 }
@@ -97,7 +103,7 @@ impl Part<'_> {
     }
 
     /// `None` if it is not part of an attempt.
-    fn as_bound(&self, name: &str) -> Option<((String, u64), (String, String, String))> {
+    fn as_bound(&self, name: &str) -> Option<(Attempt, Bound)> {
         let (task_id, token) = self.attempt;
         let (session_id, owner) = self.owner;
         let bound = (name.to_owned(), session_id.to_owned(), owner.to_owned());
