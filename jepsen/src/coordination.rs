@@ -194,12 +194,19 @@ pub async fn backlog(client: &Client, subscription: &str) -> Result<u64> {
     Ok(stats.waiting + stats.delayed + stats.in_flight)
 }
 
-/// Waits until everything in a subscription has been acknowledged, or is dead.
+/// Waits until everything in a subscription has been acknowledged, or is dead; however long that takes, as long as it
+/// becomes less.
 pub async fn drained(client: &Client, subscription: &str) -> Result<()> {
-    until(&format!("{subscription} is empty"), STALLED, || async {
-        Ok((backlog(client, subscription).await? == 0).then_some(()))
-    })
-    .await
+    let mut left = backlog(client, subscription).await?;
+    while left > 0 {
+        let before = left;
+        left = until(&format!("{subscription}, with {before} messages, becomes emptier"), STALLED, || async {
+            let now = backlog(client, subscription).await?;
+            Ok((now < before).then_some(now))
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
