@@ -63,7 +63,7 @@ fn shares(messages: u64) -> Result<Vec<u32>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn acked_publishes_are_delivered_until_acked() -> Result<()> {
     let seed = seed();
-    let (messages, kills) = (env_u64("QUORATE_MESSAGES", 20_000), env_u64("QUORATE_KILLS", 2));
+    let (messages, kills) = (env_u64("QUORATE_MESSAGES", 8_000), env_u64("QUORATE_KILLS", 2));
     let mut cluster = LocalCluster::builder().start().await?;
     let client = cluster.client()?;
     for (name, pattern) in [(GROUP, "work.>"), (SINGLE, "work.*")] {

@@ -50,6 +50,7 @@ pub(crate) enum Command {
         limit: u32,
     },
     /// Write an earlier version anew, as the newest
+    #[command(disable_version_flag = true)]
     Rollback {
         /// The document
         #[arg(value_name = "KEY")]
