@@ -20,8 +20,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::agent::CAPABILITY;
-use crate::cpu;
 use crate::latency::Latency;
+use crate::meter::{Meter, Took};
+use crate::paced::due_after;
 
 /// How long each task takes.
 const WORK: Duration = Duration::from_millis(20);
@@ -79,12 +80,6 @@ struct Seen {
     repeated: u64,
 }
 
-/// CPU time used between two moments.
-struct Spent {
-    servers: Duration,
-    bench: Duration,
-}
-
 /// Starts the workers, submits by the schedule, prints how long tasks took to begin. Fails if one was lost.
 pub(crate) async fn run(args: Args) -> Result<()> {
     ensure!((1..=100_000).contains(&args.rate), "--rate must be 1 to 100000; got {}", args.rate);
@@ -94,23 +89,22 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     ensure!(busy_ms < args.workers * 1_000, "--workers must be more than {} for this --rate", busy_ms / 1_000);
     let cluster = LocalCluster::builder().start().await?;
     let client = cluster.client()?;
-    let pids = cluster.node_ids().into_iter().map(|id| cluster.pid(id)).collect::<Result<Vec<u32>>>()?;
     let base = Instant::now();
     let (tell, mut told) = mpsc::unbounded_channel();
     let fleet = Fleet::start(&cluster, args.workers, base, &tell)?;
     fleet.wait_standing(&client).await?;
 
-    let before = Spent::so_far(&pids)?;
+    let meter = Meter::start(&cluster)?;
     let submitted = generate(&client, &args, base).await?;
     let mut seen = Seen::default();
     let lost = seen.wait_for(&submitted.acked, &mut told).await;
-    let spent = Spent::so_far(&pids)?.since(&before);
+    let took = meter.read()?;
 
     let report = fleet.stop().await?;
     while let Ok(begun) = told.try_recv() {
         seen.note(begun);
     }
-    print(&args, &submitted, &seen, &spent)?;
+    print(&args, &submitted, &seen, &took)?;
     crate::print(&format!("{lost} tasks lost; {report:?}"))?;
     ensure!(lost == 0, "{lost} acknowledged tasks never began");
     if let Some(error) = submitted.failed.first() {
@@ -217,11 +211,6 @@ async fn generate(client: &Client, args: &Args, base: Instant) -> Result<Submitt
     Ok(submitted)
 }
 
-/// From the first submission to this one. Computed from the start each time, so that no rounding adds up.
-fn due_after(number: u64, rate: u64) -> Duration {
-    Duration::from_nanos(number * 1_000_000_000 / rate)
-}
-
 /// Submits one task; gives its number and when it was acknowledged.
 async fn submit(client: Client, stamp: Stamp, base: Instant) -> Result<(u64, Duration), Error> {
     let spec = TaskSpec {
@@ -283,18 +272,7 @@ impl Seen {
     }
 }
 
-impl Spent {
-    fn so_far(pids: &[u32]) -> Result<Spent> {
-        Ok(Spent { servers: cpu::used(pids)?, bench: cpu::used(&[std::process::id()])? })
-    }
-
-    fn since(&self, before: &Spent) -> Spent {
-        let servers = self.servers.saturating_sub(before.servers);
-        Spent { servers, bench: self.bench.saturating_sub(before.bench) }
-    }
-}
-
-fn print(args: &Args, submitted: &Submitted, seen: &Seen, spent: &Spent) -> Result<()> {
+fn print(args: &Args, submitted: &Submitted, seen: &Seen, took: &Took) -> Result<()> {
     let (from_submit, from_ack, early) = seen.latencies(&submitted.acked)?;
     crate::print(&format!(
         "{} tasks/s for {} s, {} workers: {} acknowledged, {} submissions failed, {} begun, {} begun again",
@@ -314,11 +292,10 @@ fn print(args: &Args, submitted: &Submitted, seen: &Seen, spent: &Spent) -> Resu
     line("from its acknowledgement", &from_ack)?;
     line("(submission behind its schedule)", &submitted.late)?;
     crate::print(&format!("{early} began before their acknowledgement had arrived and count as 0 there"))?;
-    let micros_each = |cpu: Duration| cpu.as_micros() as f64 / from_submit.count().max(1) as f64;
     crate::print(&format!(
         "CPU per task: {:.0} us in the three servers together, {:.0} us in this program",
-        micros_each(spent.servers),
-        micros_each(spent.bench)
+        took.servers_us(from_submit.count()),
+        took.bench_us(from_submit.count())
     ))
 }
 
@@ -341,12 +318,6 @@ mod tests {
         let stamp = Stamp { number: 258, submitted: Duration::from_nanos(1_234_567_891) };
         assert_eq!(Stamp::read(&stamp.bytes()), Some(stamp));
         assert_eq!(Stamp::read(&stamp.bytes()[..15]), None);
-    }
-
-    #[test]
-    fn the_schedule_is_even_and_does_not_drift() {
-        assert_eq!(due_after(1, 200), Duration::from_millis(5));
-        assert_eq!(due_after(3 * 1_000_000, 3), Duration::from_secs(1_000_000));
     }
 
     #[test]

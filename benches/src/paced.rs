@@ -100,7 +100,7 @@ where
 }
 
 /// From the first call to this one. Computed from the start each time, so that no rounding adds up.
-fn due_after(number: u64, rate: u64) -> Duration {
+pub(crate) fn due_after(number: u64, rate: u64) -> Duration {
     Duration::from_nanos(number * 1_000_000_000 / rate)
 }
 

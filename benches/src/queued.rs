@@ -18,17 +18,16 @@ use quorate_jepsen::{LocalCluster, Rng, http};
 
 use crate::agent::{self, CAPABILITY};
 use crate::latency::Latency;
-use crate::{cpu, memory};
+use crate::memory;
+use crate::payload::payload;
+use crate::rest::come_to_rest;
 
-const PAYLOAD_BYTES: u64 = 256;
+const PAYLOAD_BYTES: usize = 256;
 /// Tasks a request, and requests under way, while filling.
 const BATCH: u64 = 1_000;
 const IN_FLIGHT: usize = 8;
 /// Claims made before those that count: they fill caches that any size has.
 const WARM_UP: u64 = 100;
-/// The servers have come to rest when together they used less CPU than this in a second.
-const QUIET: Duration = Duration::from_millis(200);
-const REST_LIMIT: Duration = Duration::from_secs(120);
 /// How long converging or a restart may take with a long queue.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -140,33 +139,9 @@ fn task(number: u64) -> TaskSpec {
     TaskSpec {
         title: "bench".into(),
         required_capabilities: vec![CAPABILITY.into()],
-        payload: payload(number).into(),
+        payload: payload(PAYLOAD_BYTES, &mut Rng::new(number)).into(),
         ..Default::default()
     }
-}
-
-/// Random bytes: the databases must not be able to compress a million payloads into one.
-fn payload(number: u64) -> Vec<u8> {
-    let mut rng = Rng::new(number);
-    (0..PAYLOAD_BYTES / 8).flat_map(|_| rng.next_u64().to_le_bytes()).collect()
-}
-
-/// Waits for what the filling left to do in the background, such as compaction: that is not the queue's length. Says so
-/// on stderr if they do not rest: the latencies that follow are to be read with that in mind.
-async fn come_to_rest(cluster: &LocalCluster) {
-    let quiet = || async {
-        let before = used(cluster)?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        Ok((used(cluster)?.saturating_sub(before) < QUIET).then_some(()))
-    };
-    if let Err(error) = until("the servers have come to rest", REST_LIMIT, quiet).await {
-        eprintln!("{error:#}; measuring nevertheless");
-    }
-}
-
-fn used(cluster: &LocalCluster) -> Result<Duration> {
-    let pids = cluster.node_ids().into_iter().map(|id| cluster.pid(id)).collect::<Result<Vec<u32>>>()?;
-    cpu::used(&pids)
 }
 
 /// Claims and finishes one by one, and puts a new task at the end of the queue for each.
@@ -276,13 +251,6 @@ fn mib(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn payloads_are_as_long_as_promised_and_differ() {
-        assert_eq!(payload(1).len() as u64, PAYLOAD_BYTES);
-        assert_ne!(payload(1), payload(2));
-        assert_eq!(payload(7), payload(7));
-    }
 
     #[test]
     fn memory_is_shared_out_among_the_tasks() {

@@ -18,8 +18,9 @@ use tonic::{Status, Streaming};
 use crate::client::Client;
 use crate::error::{Error, Failure, classify, leader_hint};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// The pause after what failed. It doubles from failure to failure.
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(200);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The pauses double no further: they have reached the longest by then.
 const MOST_DOUBLINGS: u32 = 4;
 
@@ -63,7 +64,7 @@ impl<T: 'static> Reopened<T> {
     pub(crate) async fn next(&mut self, open: impl Fn() -> Opening<T>) -> Result<News<T>, Error> {
         loop {
             match &mut self.state {
-                State::Closed => self.state = State::Opening(after(pause_after(self.failures), open())),
+                State::Closed => self.state = State::Opening(after(self.failures, open())),
                 State::Opening(opening) => match opening.await {
                     Ok(items) => {
                         self.state = State::Open { items, since: Instant::now() };
@@ -99,8 +100,9 @@ impl<T: 'static> Reopened<T> {
     }
 }
 
-/// Opens at the end of the pause.
-fn after<T: 'static>(pause: Duration, opening: Opening<T>) -> Opening<T> {
+/// Opens at the end of the pause that so many failures in a row ask for.
+pub(crate) fn after<T: 'static>(failures: u32, opening: Opening<T>) -> Opening<T> {
+    let pause = pause_after(failures);
     Box::pin(async move {
         if !pause.is_zero() {
             sleep(pause).await;
@@ -199,6 +201,8 @@ mod tests {
     async fn a_broken_stream_is_opened_elsewhere_and_a_refused_one_is_not_the_nodes_fault() {
         let client = Client::connect(crate::Config::new(["a:1", "b:1"])).unwrap();
         let first = client.channels().pick().unwrap().endpoint;
+        assert!(cut_off(&client, None, &Status::not_found("no such agent")).is_not_found());
+        assert!(matches!(cut_off(&client, None, &Status::unknown("it broke")), Error::Unavailable { .. }));
         assert!(cut_off(&client, Some(&first), &Status::not_found("no such subscription")).is_not_found());
         assert_eq!(client.channels().pick().unwrap().endpoint, first);
         let broken = cut_off(&client, Some(&first), &Status::unknown("the connection broke"));

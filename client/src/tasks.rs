@@ -8,7 +8,6 @@ mod steer;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 use quorate_proto::v1::tasks_client::TasksClient;
 use quorate_proto::v1::{
@@ -18,12 +17,13 @@ use quorate_proto::v1::{
     TaskStatsRequest, TaskStatsResponse, TaskStatus, WhyTaskRequest, WhyTaskResponse, WorkEvent, WorkRequest,
 };
 use tokio::time::{Instant, sleep};
-use tonic::Status;
 
 use crate::call::Plan;
 use crate::channels::Channel;
 use crate::client::{Client, new_id};
-use crate::error::{Error, Failure, classify, leader_hint};
+use crate::error::Error;
+use crate::reopen::items;
+use crate::requests::identify;
 use crate::sessions::{Session, UnderWay};
 
 /// The longest that the cluster holds a claim.
@@ -129,8 +129,7 @@ impl Tasks {
                 async move { stub(channel).work(request).await }
             })
             .await;
-        let (events, node, client) = (opened.result?, opened.node, self.client.clone());
-        Ok(events.map_err(move |status| cut_off(&client, node.as_deref(), &status)).boxed())
+        Ok(items(&self.client, opened.node, opened.result?))
     }
 
     /// Ends an attempt. With a session, or a request id of the caller's own, a resend also gets the same follow-up
@@ -140,7 +139,7 @@ impl Tasks {
         session: Option<&Session>,
         mut request: FinishTaskRequest,
     ) -> Result<FinishTaskResponse, Error> {
-        let _under_way = identify(&mut request, session);
+        let _under_way = identify(&mut request.request, session);
         check_size(&request)?;
         // The token itself makes a plain finish safe to repeat; only tasks handed out with it would be lost.
         let plan = if request.claim_next > 0 && request.request.is_none() { Plan::UNSAFE } else { Plan::SAFE };
@@ -267,34 +266,6 @@ fn claim_request(under_way: &UnderWay, agent_id: &str, max_tasks: u32, wait: Dur
     }
 }
 
-/// What the end of a standing order means. A refusal is one; anything else is a reason to order again.
-fn cut_off(client: &Client, node: Option<&str>, status: &Status) -> Error {
-    let failure = classify(status);
-    if let (Some(node), Failure::NoEffect(_) | Failure::Unknown(_)) = (node, &failure) {
-        // Or the next order would go to the same node, which may take its time to be found dead.
-        client.channels().failed(node);
-    }
-    if let Some(leader) = leader_hint(status.metadata()) {
-        client.channels().leads(leader);
-    }
-    match failure {
-        Failure::Final(error) => error,
-        Failure::NoEffect(last) | Failure::Unknown(last) => {
-            Error::Unavailable { message: "the standing order was cut off".to_owned(), last }
-        }
-    }
-}
-
-/// Gives the request an id, if it has none and there is a session to draw one from.
-fn identify(request: &mut FinishTaskRequest, session: Option<&Session>) -> Option<UnderWay> {
-    if request.request.is_some() {
-        return None;
-    }
-    let under_way = session?.begin();
-    request.request = Some(under_way.id());
-    Some(under_way)
-}
-
 fn has_ended(status: TaskStatus) -> bool {
     use TaskStatus::{Cancelled, Completed, Failed, Skipped, TimedOut};
     matches!(status, Completed | Failed | TimedOut | Cancelled | Skipped)
@@ -327,25 +298,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_refusal_ends_a_standing_order_for_good() {
-        let session = Session::alone(TTL, Instant::now());
-        let refused = cut_off(session.client(), None, &Status::not_found("no such agent"));
-        assert!(matches!(refused, Error::Rejected { code: RejectionCode::NotFound, .. }), "{refused:?}");
-        let broken = cut_off(session.client(), None, &Status::unknown("the connection broke"));
-        assert!(matches!(broken, Error::Unavailable { .. }), "{broken:?}");
-    }
-
-    #[tokio::test]
-    async fn a_broken_order_is_placed_elsewhere_and_a_refused_one_is_not_the_nodes_fault() {
-        let client = Client::connect(crate::Config::new(["a:1", "b:1"])).unwrap();
-        let first = client.channels().pick().unwrap().endpoint;
-        cut_off(&client, Some(&first), &Status::not_found("no such agent"));
-        assert_eq!(client.channels().pick().unwrap().endpoint, first);
-        cut_off(&client, Some(&first), &Status::unknown("the connection broke"));
-        assert_ne!(client.channels().pick().unwrap().endpoint, first);
-    }
-
-    #[tokio::test]
     async fn what_no_message_carries_is_refused_and_not_unknown() {
         let session = Session::alone(TTL, Instant::now());
         let tasks = Tasks { client: session.client().clone() };
@@ -374,7 +326,7 @@ mod tests {
         let session = Session::alone(TTL, Instant::now());
         let own = RequestId { session_id: "s-other".to_owned(), sequence: 7, done_below: 3 };
         let mut request = FinishTaskRequest { request: Some(own.clone()), ..FinishTaskRequest::default() };
-        assert!(identify(&mut request, Some(&session)).is_none());
+        assert!(identify(&mut request.request, Some(&session)).is_none());
         assert_eq!(request.request, Some(own));
     }
 
@@ -382,8 +334,8 @@ mod tests {
     async fn a_finish_without_an_id_draws_one_and_ends_it() {
         let session = Session::alone(TTL, Instant::now());
         let mut request = FinishTaskRequest::default();
-        assert!(identify(&mut request, None).is_none() && request.request.is_none());
-        let under_way = identify(&mut request, Some(&session));
+        assert!(identify(&mut request.request, None).is_none() && request.request.is_none());
+        let under_way = identify(&mut request.request, Some(&session));
         assert_eq!(request.request.map(|id| id.sequence), Some(1));
         assert_eq!(session.next_request().done_below, 1);
         drop(under_way);

@@ -31,6 +31,7 @@ use tokio::time::sleep;
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::reopen::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::requests::may_begin_again;
 use crate::sessions::Session;
 use courier::Courier;
@@ -38,10 +39,6 @@ use stretch::{Over, Stretch};
 
 pub use done::{Done, Output};
 pub use job::Job;
-
-/// The pause after a step that failed. It doubles from failure to failure.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What a worker did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

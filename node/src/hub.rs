@@ -138,7 +138,8 @@ impl<T> DerefMut for Listening<T> {
 
 /// The wake-ups of one namespace.
 pub(crate) struct Hub {
-    work: Mutex<HashMap<String, Arc<Notify>>>,
+    /// Claims that wait for work.
+    work: waits::Waits,
     /// The stream of each agent that has one here, and the session it was opened for.
     streams: Mutex<HashMap<String, Standing>>,
     /// Watchers of agents; not set before the first of them comes.
@@ -158,7 +159,7 @@ impl Hub {
     /// Nobody waits yet.
     fn new() -> Self {
         Hub {
-            work: Mutex::default(),
+            work: waits::Waits::default(),
             streams: Mutex::default(),
             agents: OnceLock::new(),
             locks: waits::Waits::default(),
@@ -168,13 +169,8 @@ impl Hub {
 
     /// What a waiting claim listens to: work for the agent itself, for any agent, and for each of its capabilities.
     pub(crate) fn listen(self: &Arc<Self>, agent_id: &str, capabilities: &[String]) -> Listening<Vec<Arc<Notify>>> {
-        let mut work = self.work.lock();
-        if work.len() > KEYS_BEFORE_SWEEP {
-            work.retain(|_, waiting| Arc::strong_count(waiting) > 1);
-        }
         let keys = [format!("agent:{agent_id}"), String::new()].into_iter().chain(capabilities.iter().cloned());
-        let to = keys.map(|key| work.entry(key).or_default().clone()).collect();
-        Listening { to, _hub: self.clone() }
+        Listening { to: self.work.listen_to_each(keys), _hub: self.clone() }
     }
 
     /// Tells watchers of agents.
@@ -205,13 +201,13 @@ impl Hub {
             Effect::TaskReady { capabilities, agent_id, picky } => {
                 self.wake_for_task(capabilities, agent_id, *picky);
             }
-            Effect::AgentReady { agent_id } => self.wake_all(&format!("agent:{agent_id}")),
+            Effect::AgentReady { agent_id } => self.work.wake(&format!("agent:{agent_id}")),
             Effect::AgentChanged { agent, removed, rev } => {
                 self.tell_stream_of_change(agent, *removed);
                 self.tell(AgentNews::Changed { agent: agent.clone(), removed: *removed, rev: *rev });
             }
             Effect::StateReplaced => {
-                self.wake_everybody();
+                self.work.wake_everybody();
                 for standing in self.streams.lock().values() {
                     let _gone = standing.news.send(WorkNews::Replaced);
                 }
@@ -230,8 +226,8 @@ impl Hub {
             Effect::ConsumerGone { subscription, consumer_id } => {
                 self.consumers.tell(subscription, consumer_id, DeliveryNews::ConsumerGone);
             }
-            Effect::LimitsChanged => self.wake_everybody(),
-            Effect::BreakerChanged { .. } if effect.lets_work_start() => self.wake_everybody(),
+            Effect::LimitsChanged => self.work.wake_everybody(),
+            Effect::BreakerChanged { .. } if effect.lets_work_start() => self.work.wake_everybody(),
             Effect::Assigned { agent_id, task_id, token } => {
                 self.tell_stream(agent_id, || WorkNews::Assigned { task_id: task_id.clone(), token: *token });
             }
@@ -253,10 +249,6 @@ impl Hub {
             | Effect::SessionOpened { .. }
             | Effect::SessionEnded { .. } => {}
         }
-    }
-
-    fn wake_everybody(&self) {
-        self.work.lock().values().for_each(|waiting| waiting.notify_waiters());
     }
 
     fn tell_stream(&self, agent_id: &str, news: impl FnOnce() -> WorkNews) {
@@ -288,23 +280,11 @@ impl Hub {
     /// One task needs one worker. Where several capabilities are needed, not every listener of one has the others.
     fn wake_for_task(&self, capabilities: &[String], agent_id: &str, picky: bool) {
         match (agent_id, capabilities) {
-            ("", []) if picky => self.wake_all(""),
-            ("", []) => self.wake_one(""),
-            ("", [only]) if !picky => self.wake_one(only),
-            ("", [first, ..]) => self.wake_all(first),
-            (agent_id, _) => self.wake_all(&format!("agent:{agent_id}")),
-        }
-    }
-
-    fn wake_one(&self, key: &str) {
-        if let Some(waiting) = self.work.lock().get(key) {
-            waiting.notify_one();
-        }
-    }
-
-    fn wake_all(&self, key: &str) {
-        if let Some(waiting) = self.work.lock().get(key) {
-            waiting.notify_waiters();
+            ("", []) if picky => self.work.wake(""),
+            ("", []) => self.work.wake_one(""),
+            ("", [only]) if !picky => self.work.wake_one(only),
+            ("", [first, ..]) => self.work.wake(first),
+            (agent_id, _) => self.work.wake(&format!("agent:{agent_id}")),
         }
     }
 }

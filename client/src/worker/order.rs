@@ -9,23 +9,20 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use quorate_proto::v1::work_event::Event;
 use quorate_proto::v1::{RejectionCode, WorkEvent};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use super::{FIRST_PAUSE, LONGEST_PAUSE, Worker};
+use super::Worker;
 use crate::error::Error;
+use crate::reopen::{self, LONGEST_PAUSE};
 use crate::sessions::Session;
 
-/// The pauses double no further: they have reached the longest by then.
-const MOST_DOUBLINGS: u32 = 4;
 /// However short the session: a node that does not answer costs 5 s before the next is asked, and elections take time.
 const LEAST_PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) type Events = BoxStream<'static, Result<WorkEvent, Error>>;
-type Opening = BoxFuture<'static, Result<Events, Error>>;
+type Events = reopen::Items<WorkEvent>;
+type Opening = reopen::Opening<WorkEvent>;
 /// Opens the stream, with this before it.
 pub(super) type Open = Box<dyn Fn(First) -> Opening + Send>;
 
@@ -213,13 +210,7 @@ impl Order {
     }
 
     fn opening(&self) -> Opening {
-        let (pause, opening) = (pause_after(self.failures), (self.open)(self.first));
-        Box::pin(async move {
-            if !pause.is_zero() {
-                sleep(pause).await;
-            }
-            opening.await
-        })
+        reopen::after(self.failures, (self.open)(self.first))
     }
 
     fn note(&mut self, event: &Event) {
@@ -258,13 +249,6 @@ async fn before<F: Future>(until: Option<Instant>, future: F) -> Option<F::Outpu
     }
 }
 
-fn pause_after(failures: u32) -> Duration {
-    match failures {
-        0 | 1 => Duration::ZERO,
-        more => (FIRST_PAUSE * 2_u32.pow((more - 2).min(MOST_DOUBLINGS))).min(LONGEST_PAUSE),
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::Arc;
@@ -274,6 +258,7 @@ pub(super) mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::reopen::FIRST_PAUSE;
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -330,13 +315,6 @@ pub(super) mod tests {
         let refused = is_nobodys("a", "s-other", "s-own").unwrap_err();
         assert_eq!(judge(&refused, true, true), Meaning::Taken);
         assert!(refused.to_string().contains("another process"), "{refused}");
-    }
-
-    #[test]
-    fn the_first_break_is_mended_at_once_and_the_pauses_grow_to_a_bound() {
-        let pauses: Vec<_> = (0..4).map(pause_after).collect();
-        assert_eq!(pauses, [Duration::ZERO, Duration::ZERO, FIRST_PAUSE, FIRST_PAUSE * 2]);
-        assert_eq!(pause_after(u32::MAX), LONGEST_PAUSE);
     }
 
     #[tokio::test]

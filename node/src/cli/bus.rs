@@ -200,19 +200,11 @@ async fn delete(context: &Context, name: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(subcommand)]
-        command: Command,
-    }
 
     /// What the words after `quorate bus` mean.
     pub(super) fn parsed(line: &[&str]) -> Option<Command> {
-        Line::try_parse_from([&["bus"][..], line].concat()).ok().map(|line| line.command)
+        crate::cli::subcommand([&["bus"][..], line].concat()).ok()
     }
 
     #[test]

@@ -195,18 +195,10 @@ fn in_part(error: Error, done: u64, what: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
-    #[derive(Parser)]
-    struct Line {
-        #[command(subcommand)]
-        command: Command,
-    }
-
     fn parsed(line: &str) -> Option<Command> {
-        Line::try_parse_from(line.split(' ')).ok().map(|line| line.command)
+        crate::cli::subcommand(line.split(' ')).ok()
     }
 
     fn accepted(line: &str) -> bool {

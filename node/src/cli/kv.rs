@@ -89,19 +89,11 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(subcommand)]
-        command: Command,
-    }
 
     /// What the words after `quorate kv` mean.
     pub(super) fn parsed(line: &[&str]) -> Option<Command> {
-        Line::try_parse_from([&["kv"][..], line].concat()).ok().map(|line| line.command)
+        crate::cli::subcommand([&["kv"][..], line].concat()).ok()
     }
 
     #[test]

@@ -297,19 +297,12 @@ fn ends_in(times: [u64; 2], now_ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use quorate_client::v1::LockWaiter;
 
     use super::*;
 
-    #[derive(Parser)]
-    struct Line {
-        #[command(subcommand)]
-        command: Command,
-    }
-
     fn parsed(line: &[&str]) -> Option<Command> {
-        Line::try_parse_from([&["lock"][..], line].concat()).ok().map(|line| line.command)
+        crate::cli::subcommand([&["lock"][..], line].concat()).ok()
     }
 
     #[test]

@@ -238,6 +238,13 @@ async fn dispatch(cli: Cli, out: Out) -> Result<(), Failure> {
     }
 }
 
+/// For the tests of nouns: the subcommand that a line means, the noun first.
+#[cfg(test)]
+fn subcommand<'l, C: Subcommand>(line: impl IntoIterator<Item = &'l str>) -> Result<C, clap::Error> {
+    let noun = C::augment_subcommands(clap::Command::new("quorate")).subcommand_required(true);
+    C::from_arg_matches(&noun.try_get_matches_from(line)?)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

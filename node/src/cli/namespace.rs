@@ -196,18 +196,10 @@ fn quota_line(quotas: &Quotas) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
-    #[derive(Parser)]
-    struct Line {
-        #[command(subcommand)]
-        command: Command,
-    }
-
     fn parsed(line: &str) -> Option<Command> {
-        Line::try_parse_from(line.split(' ')).ok().map(|line| line.command)
+        crate::cli::subcommand(line.split(' ')).ok()
     }
 
     #[test]

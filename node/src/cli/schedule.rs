@@ -312,19 +312,10 @@ async fn preview(context: &Context, spec: ScheduleSpec, count: u32) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
-    #[derive(Parser)]
-    struct Line {
-        #[command(subcommand)]
-        command: Command,
-    }
-
     fn parsed(line: &[&str]) -> Result<Command, clap::Error> {
-        let line = [&["schedule"][..], line].concat();
-        Line::try_parse_from(line).map(|line| line.command)
+        crate::cli::subcommand([&["schedule"][..], line].concat())
     }
 
     #[test]

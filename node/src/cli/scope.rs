@@ -223,18 +223,10 @@ fn row(lease: &ScopeLease, now_ms: u64) -> [String; 9] {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
-    #[derive(Parser)]
-    struct Line {
-        #[command(subcommand)]
-        command: Command,
-    }
-
     fn parsed(line: &[&str]) -> Option<Command> {
-        Line::try_parse_from([&["scope"][..], line].concat()).ok().map(|line| line.command)
+        crate::cli::subcommand([&["scope"][..], line].concat()).ok()
     }
 
     #[test]

@@ -16,7 +16,6 @@ use quorate_raft::state::namespaces::{DEFAULT, check_name};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
-use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
 
 use super::{Door, checked, status};
@@ -71,15 +70,14 @@ where
 }
 
 fn door(core: &Arc<Core>, headers: &http::HeaderMap) -> Result<Door, Status> {
-    let metadata = MetadataMap::from_headers(headers.clone());
-    let namespace = match metadata.get(NAMESPACE_KEY) {
+    let namespace = match headers.get(NAMESPACE_KEY) {
         None => DEFAULT,
         Some(name) => {
             name.to_str().map_err(|_| status::invalid(NAMESPACE_KEY, "the namespace's name must be ASCII"))?
         }
     };
     checked(check_name(namespace))?;
-    let fences: Vec<Fence> = (metadata.get_all(FENCE_KEY).iter())
+    let fences: Vec<Fence> = (headers.get_all(FENCE_KEY).iter())
         .map(|value| value.to_str().ok().and_then(parse_fence).ok_or_else(malformed))
         .collect::<Result<_, _>>()?;
     if fences.len() > MAX_FENCES {

@@ -1,4 +1,4 @@
-//! Calls that wait for a lock: one wake-up a name.
+//! Wake-ups by key: of claims that wait for work, and of calls that wait for a lock.
 //!
 //! A change of a lock wakes every call that waits for it on this node; each looks whether the change was its grant.
 //! Deliberately absent: who is next. The state grants, in the command that frees the lock.
@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{Hub, KEYS_BEFORE_SWEEP, Listening};
@@ -26,14 +26,31 @@ pub(super) struct Waits {
 
 impl Waits {
     fn listen(&self, key: &str) -> Arc<Notify> {
+        self.swept().entry(key.to_owned()).or_default().clone()
+    }
+
+    /// For whoever waits under several keys.
+    pub(super) fn listen_to_each(&self, keys: impl Iterator<Item = String>) -> Vec<Arc<Notify>> {
+        let mut waiting = self.swept();
+        keys.map(|key| waiting.entry(key).or_default().clone()).collect()
+    }
+
+    fn swept(&self) -> MutexGuard<'_, HashMap<String, Arc<Notify>>> {
         let mut waiting = self.waiting.lock();
         if waiting.len() > KEYS_BEFORE_SWEEP {
             waiting.retain(|_, listened| Arc::strong_count(listened) > 1);
         }
-        waiting.entry(key.to_owned()).or_default().clone()
+        waiting
     }
 
-    /// Wakes whoever waits under this key.
+    /// Wakes one of those who wait under this key; if there is none, the next who comes.
+    pub(super) fn wake_one(&self, key: &str) {
+        if let Some(listened) = self.waiting.lock().get(key) {
+            listened.notify_one();
+        }
+    }
+
+    /// Wakes everybody who waits under this key.
     pub(super) fn wake(&self, key: &str) {
         if let Some(listened) = self.waiting.lock().get(key) {
             listened.notify_waiters();

@@ -138,7 +138,7 @@ impl Rooms {
         let in_use = [
             ("sessions", !self.sessions.is_empty()),
             ("agents", !self.agents.is_empty()),
-            ("live tasks", self.tasks.live_count() > 0),
+            ("live tasks", self.tasks.live() > 0),
             ("schedules", !self.schedules.is_empty()),
             ("locks", !self.locks.is_empty()),
             ("scope leases", self.locks.scopes().next().is_some()),

@@ -137,7 +137,7 @@ pub fn usage(rooms: &Rooms) -> NamespaceUsage {
     let (messages, message_bytes) = rooms.bus.totals();
     let (kv_keys, kv_bytes) = rooms.kv.totals();
     NamespaceUsage {
-        live_tasks: rooms.tasks.live_count(),
+        live_tasks: rooms.tasks.live() as u64,
         messages,
         message_bytes,
         kv_keys,

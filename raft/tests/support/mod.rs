@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message;
+use quorate_proto::log::Command;
 use quorate_proto::v1::{
     Agent, AgentStatus, Attempt, AttemptOutcome, Breaker, BreakerState, EventKind, Limit, LimitScope, Review,
     StatusCounts, Task, TaskSpec, TaskStatsResponse, TaskStatus,
@@ -130,6 +131,37 @@ pub(crate) fn check_history(machine: &Machine) {
     let objects: BTreeMap<(String, String), Bytes> =
         objects.into_iter().map(|((room, key), value)| ((room.to_owned(), key), value)).collect();
     assert_eq!(replayed, objects, "the history does not give the objects");
+}
+
+/// The same log again gives the same rows, digest, indexes and history.
+pub(crate) fn check_replay(machine: &Machine, log: &[(u64, Command)], entropy: u64) {
+    let mut again = Machine::in_memory();
+    for (now_ms, command) in log {
+        again.apply(*now_ms, entropy, vec![command.clone()]).expect("no fatal error");
+    }
+    assert_eq!(again.digest(), machine.digest());
+    assert_eq!(again.rows, machine.rows);
+    assert_eq!(again.namespaces, machine.namespaces);
+    assert_eq!(again.events, machine.events);
+    check_history(machine);
+}
+
+/// Several commands in one entry see each other's writes, and twice the same entries give the same state.
+pub(crate) fn check_batched(log: &[(u64, Command)], entropy: u64, check: impl Fn(&Machine)) {
+    let mut machines = [Machine::in_memory(), Machine::in_memory()];
+    for chunk in log.chunks(5) {
+        let now_ms = chunk.iter().map(|(now_ms, _)| *now_ms).max().unwrap_or_default();
+        for machine in &mut machines {
+            let commands = chunk.iter().map(|(_, command)| command.clone()).collect();
+            machine.apply(now_ms, entropy, commands).expect("no fatal error");
+        }
+        check(&machines[0]);
+    }
+    let [one, other] = machines;
+    assert_eq!(one.digest(), other.digest());
+    assert_eq!(one.rows, other.rows);
+    assert_eq!(one.namespaces, other.namespaces);
+    check_history(&one);
 }
 
 pub(crate) fn spec(task: &Task) -> &TaskSpec {

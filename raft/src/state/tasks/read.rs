@@ -39,12 +39,6 @@ impl Tasks {
         load(rows, task_id)?.filter(held).map(|task| body::with_body(rows, task)).transpose()
     }
 
-    /// Every live task, however it stands.
-    pub fn live_count(&self) -> u64 {
-        use TaskStatus::{Blocked, InProgress, Pending, Ready, Reported};
-        [Pending, Ready, Blocked, InProgress, Reported].into_iter().map(|status| self.count_of(status)).sum()
-    }
-
     /// The attempts the agent holds, as task and token, oldest first.
     pub fn held_by_agent(&self, agent_id: &str) -> impl Iterator<Item = (&str, u64)> {
         self.by_agent.get(agent_id).into_iter().flatten().map(|(token, id)| (&**id, *token))

@@ -30,7 +30,7 @@ pub fn submit(
     }
     let plan = plan::plan(rooms, &*out.txn, ctx, &req, specs)?;
     let new = plan.tasks.iter().filter(|planned| matches!(planned, Planned::New { .. })).count() as u64;
-    check_quota("max_live_tasks", rooms.quotas.max_live_tasks, rooms.tasks.live_count(), new)?;
+    check_quota("max_live_tasks", rooms.quotas.max_live_tasks, rooms.tasks.live() as u64, new)?;
     let submitted = write(rooms, out, ctx, plan, &routed)?;
     Ok(SubmitTasksResponse { tasks: submitted, rev: ctx.rev })
 }
