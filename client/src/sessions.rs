@@ -134,10 +134,14 @@ impl Lease {
     }
 
     /// The deadline counts from when the call that was answered was *sent*: the cluster cannot have started its own
-    /// count before that.
-    fn renew(&self, sent: Instant, ttl: Duration) {
+    /// count before that. A lease that is over stays over, whatever the answer says: somebody may have been told.
+    fn renew(&self, sent: Instant, ttl: Duration) -> bool {
         let mut deadline = self.deadline.lock();
+        if *self.ended.borrow() || Instant::now() >= *deadline {
+            return false;
+        }
         *deadline = (*deadline).max(sent + ttl);
+        true
     }
 
     fn is_held(&self) -> bool {
@@ -297,7 +301,9 @@ async fn keep_alive(client: Client, id: String, ttl: Duration, lease: Arc<Lease>
         });
         match timeout_at(deadline, renewal).await {
             Ok(Outcome { result: Ok(kept), sent, .. }) => {
-                lease.renew(sent, ttl);
+                if !lease.renew(sent, ttl) {
+                    break;
+                }
                 let attempts =
                     kept.held.into_iter().map(|held| ((held.task_id, held.token), held.fence_at_ms)).collect();
                 lease.held.send_replace(Held { rev: kept.rev, attempts });
@@ -415,10 +421,18 @@ mod tests {
         let opened = Instant::now();
         let session = Session::alone(TTL, opened);
         let lease = &session.inner.lease;
-        lease.renew(opened + TTL / 3, TTL);
+        assert!(lease.renew(opened + TTL / 3, TTL));
         assert_eq!(lease.deadline(), opened + TTL / 3 + TTL);
-        lease.renew(opened, TTL);
+        assert!(lease.renew(opened, TTL));
         assert_eq!(lease.deadline(), opened + TTL / 3 + TTL);
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_is_over_is_not_renewed() {
+        let now = Instant::now();
+        let session = Session::alone(TTL, now.checked_sub(TTL).unwrap());
+        assert!(!session.inner.lease.renew(now, TTL));
+        assert!(!session.is_alive());
     }
 
     #[tokio::test]

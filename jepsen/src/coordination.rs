@@ -200,11 +200,15 @@ pub async fn drained(client: &Client, subscription: &str) -> Result<()> {
     let mut left = backlog(client, subscription).await?;
     while left > 0 {
         let before = left;
-        left = until(&format!("{subscription}, with {before} messages, becomes emptier"), STALLED, || async {
+        let what = format!("{subscription}, with {before} messages, becomes emptier");
+        let emptier = until(&what, STALLED, || async {
             let now = backlog(client, subscription).await?;
             Ok((now < before).then_some(now))
-        })
-        .await?;
+        });
+        left = match emptier.await {
+            Ok(now) => now,
+            Err(error) => return Err(error.context(format!("{:?}", standing(client, subscription).await?.1))),
+        };
     }
     Ok(())
 }

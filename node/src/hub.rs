@@ -60,7 +60,6 @@ pub(crate) enum WorkNews {
 #[derive(Default)]
 pub(crate) struct Hubs {
     by_namespace: Mutex<HashMap<Arc<str>, Arc<Hub>>>,
-    due: Notify,
     schedules: Notify,
     more: Notify,
 }
@@ -90,14 +89,8 @@ impl Hubs {
         self.schedules.notified().await;
     }
 
-    /// Waits for a reason to look at what is due.
-    pub(crate) async fn due_changed(&self) {
-        self.due.notified().await;
-    }
-
     /// Passes on what applied entries brought about.
     pub(crate) fn announce(&self, happened: &[Happened]) {
-        self.due.notify_one();
         for Happened { namespace, effect } in happened {
             match effect {
                 Effect::WorkLeft | Effect::BusLeft => self.more.notify_one(),

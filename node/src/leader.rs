@@ -150,12 +150,17 @@ async fn end_session(core: &Core, lapsed: Lapsed, term: u64) {
     }
 }
 
+/// Wakes with every applied entry, whatever that entry did: what makes something due earlier need not be worth telling
+/// anybody else.
 async fn run_due(core: Arc<Core>) {
+    let mut revs = core.replica.revs();
     loop {
+        // Before the look: what is applied after it wakes.
+        revs.mark_unchanged();
         let due = core.replica.read(|whole| whole.namespaces.next_due_ms().map(|due| (due, whole.head.now_ms)));
         let (Some((due_ms, state_ms)), Some(term)) = (due, core.office()) else {
             tokio::select! {
-                () = core.hubs.due_changed() => {}
+                _ = revs.changed() => {}
                 () = tokio::time::sleep(Duration::from_millis(500)) => {}
             }
             continue;
@@ -163,7 +168,7 @@ async fn run_due(core: Arc<Core>) {
         let now_ms = core.clock.now_ms().max(state_ms);
         if now_ms < due_ms {
             tokio::select! {
-                () = core.hubs.due_changed() => {}
+                _ = revs.changed() => {}
                 () = tokio::time::sleep(Duration::from_millis((due_ms - now_ms).min(60_000))) => {}
             }
             continue;
