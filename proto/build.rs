@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "quorate/v1/blobs.proto",
         "quorate/v1/watch.proto",
         "quorate/v1/namespaces.proto",
+        "quorate/v1/backups.proto",
         "quorate/v1/cluster.proto",
         "quorate/log/command.proto",
         "quorate/peer/transport.proto",

@@ -7,6 +7,7 @@ use quorate_proto::v1::Fence;
 use tonic::{Response, Status};
 
 use crate::agents::Agents;
+use crate::backups::Backups;
 use crate::blobs::Blobs;
 use crate::breakers::Breakers;
 use crate::bus::Bus;
@@ -124,6 +125,11 @@ impl Client {
     /// How the cluster is divided.
     pub fn namespaces(&self) -> Namespaces {
         Namespaces { client: self.clone() }
+    }
+
+    /// Copies of the whole state.
+    pub fn backups(&self) -> Backups {
+        Backups { client: self.clone() }
     }
 
     /// The cluster itself.

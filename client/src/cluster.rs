@@ -1,15 +1,20 @@
 //! The cluster itself.
 
+use quorate_proto::v1::change_members_request::Change;
 use quorate_proto::v1::cluster_client::ClusterClient;
 use quorate_proto::v1::{
-    ClusterStatusRequest, ClusterStatusResponse, NodeStatusRequest, NodeStatusResponse, SnapshotRequest,
-    SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    ChangeMembersRequest, ClusterStatusRequest, ClusterStatusResponse, JoinInfoRequest, JoinInfoResponse,
+    MemberAddress, MembersChange, MembersStep, NodeStatusRequest, NodeStatusResponse, RaiseFeatureLevelRequest,
+    RaiseFeatureLevelResponse, ReplaceMember, SnapshotRequest, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::call::{Plan, Repeat};
+use crate::channels::Channel;
 use crate::client::Client;
 use crate::error::{Error, Failure, classify};
+use crate::reopen::{Items, News, Opening, Reopened, items};
 
 /// Operating the cluster.
 #[derive(Debug, Clone)]
@@ -55,6 +60,107 @@ impl Cluster {
         let mut stub = ClusterClient::new(channel);
         one_attempt(&self.client, endpoint, Repeat::Unsafe, stub.snapshot(SnapshotRequest {})).await
     }
+
+    /// What a new node must know.
+    pub async fn join_info(&self) -> Result<JoinInfoResponse, Error> {
+        let ask = |channel: Channel| async move { ClusterClient::new(channel).join_info(JoinInfoRequest {}).await };
+        self.client.call(Plan::READ, ask).await
+    }
+
+    /// Lets commands in that only newer nodes understand; 0: the highest level that every member understands. There is no
+    /// way back.
+    pub async fn raise_feature_level(&self, level: u32) -> Result<RaiseFeatureLevelResponse, Error> {
+        let raise = |channel: Channel| async move {
+            ClusterClient::new(channel).raise_feature_level(RaiseFeatureLevelRequest { level }).await
+        };
+        self.client.call(Plan::SAFE, raise).await
+    }
+
+    /// Lets a node in that was started with `join`: it learns first, and votes once it has caught up.
+    pub fn add_member(&self, node_id: u64, address: impl Into<String>) -> MembersChanges {
+        self.change(Change::Add(member(node_id, address.into())))
+    }
+
+    /// Lets a node go. Its number is never used again.
+    pub fn remove_member(&self, node_id: u64) -> MembersChanges {
+        self.change(Change::RemoveNodeId(node_id))
+    }
+
+    /// Lets a node in, and another go in the same change of the voters. The old one may be dead.
+    pub fn replace_member(&self, old_node_id: u64, node_id: u64, address: impl Into<String>) -> MembersChanges {
+        let new_member = Some(member(node_id, address.into()));
+        self.change(Change::Replace(ReplaceMember { old_node_id, new_member }))
+    }
+
+    fn change(&self, change: Change) -> MembersChanges {
+        let request = ChangeMembersRequest { change: Some(change) };
+        MembersChanges { client: self.client.clone(), request, stream: Reopened::new(), is_over: false }
+    }
+}
+
+fn member(node_id: u64, address: String) -> MemberAddress {
+    MemberAddress { node_id, address, voter: true }
+}
+
+/// A change of the members, step by step. Nothing is asked before [`MembersChanges::next`]. What was begun goes on even if
+/// this is dropped.
+#[derive(Debug)]
+pub struct MembersChanges {
+    client: Client,
+    request: ChangeMembersRequest,
+    stream: Reopened<MembersChange>,
+    is_over: bool,
+}
+
+impl MembersChanges {
+    /// The next step; `None` after the last one, which is `DONE`. When the leader changes it goes on at the new one, and a
+    /// step that was told may be told again.
+    ///
+    /// An error is the end: `Rejected`, it cannot be done; `Unavailable`, nobody has said anything for twice the time that
+    /// a call may take. Asking for the same change again goes on with it.
+    pub async fn next(&mut self) -> Option<Result<MembersChange, Error>> {
+        let patience = self.client.config().call_timeout * 2;
+        let deadline = Instant::now() + patience;
+        while !self.is_over {
+            let (client, request) = (&self.client, &self.request);
+            let open = || -> Opening<MembersChange> { Box::pin(open(client.clone(), request.clone())) };
+            match timeout_at(deadline, self.stream.next(open)).await {
+                Ok(Ok(News::Opened)) => {}
+                Ok(Ok(News::Item(change))) => {
+                    self.is_over = change.step() == MembersStep::Done;
+                    return Some(Ok(change));
+                }
+                Ok(Err(error)) => {
+                    self.is_over = true;
+                    return Some(Err(error));
+                }
+                Err(_) => {
+                    self.is_over = true;
+                    let message = format!("no word of the change within {patience:?}; asking again goes on with it");
+                    return Some(Err(Error::Unavailable { message, last: String::new() }));
+                }
+            }
+        }
+        None
+    }
+
+    /// Waits until the change is done.
+    pub async fn done(mut self) -> Result<(), Error> {
+        while let Some(step) = self.next().await {
+            step?;
+        }
+        Ok(())
+    }
+}
+
+async fn open(client: Client, request: ChangeMembersRequest) -> Result<Items<MembersChange>, Error> {
+    let opened = client
+        .call_in_full(Plan::SAFE, |channel| {
+            let request = request.clone();
+            async move { ClusterClient::new(channel).change_members(request).await }
+        })
+        .await;
+    Ok(items(&client, opened.node, opened.result?))
 }
 
 /// A call that is about one particular node: nobody else can answer it.

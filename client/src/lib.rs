@@ -23,6 +23,7 @@
 
 mod agents;
 mod background;
+mod backups;
 mod blobs;
 mod breakers;
 mod bus;
@@ -54,11 +55,12 @@ mod worker;
 pub use quorate_proto::v1;
 
 pub use crate::agents::Agents;
+pub use crate::backups::Backups;
 pub use crate::blobs::Blobs;
 pub use crate::breakers::{Blame, Breakers, CallError, Refused};
 pub use crate::bus::{Bus, Consumer, ConsumerBuilder, Delivery, Requester};
 pub use crate::client::Client;
-pub use crate::cluster::Cluster;
+pub use crate::cluster::{Cluster, MembersChanges};
 pub use crate::config::Config;
 pub use crate::continuous::{ContinuousAgent, ContinuousReport, Step};
 pub use crate::dispatch::Dispatch;

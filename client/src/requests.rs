@@ -15,6 +15,9 @@ use crate::sessions::{Session, UnderWay};
 const PAUSE: Duration = Duration::from_millis(200);
 /// How the field of a refusal begins that is about the id, and not about the write.
 const ABOUT_THE_ID: &str = "request.";
+
+/// The field of a refusal for want of space, which no request has.
+pub(crate) const ABOUT_THE_DISK: &str = "disk";
 const SESSION_FIELD: &str = "request.session_id";
 
 /// Gives a write an id, if it has none and there is a session to draw one from. Keep what comes back until the answer.
@@ -35,7 +38,7 @@ pub(crate) fn plan(request: Option<&RequestId>) -> Plan {
 /// A refusal after an attempt of unknown outcome says nothing of that attempt, unless the cluster knows both by one id.
 /// What is malformed was so the first time.
 pub(crate) fn judged<T>(outcome: Outcome<T>, identified: bool) -> Result<T, Error> {
-    let says_it = |field: &str| identified && !field.starts_with(ABOUT_THE_ID);
+    let says_it = |field: &str| identified && !field.starts_with(ABOUT_THE_ID) && field != ABOUT_THE_DISK;
     match outcome.result {
         Err(Error::Rejected { code, field, message })
             if outcome.doubt && code != RejectionCode::InvalidArgument && !says_it(&field) =>
@@ -75,8 +78,10 @@ pub(crate) fn is_session_unknown(error: &Error) -> bool {
 pub(crate) fn may_pass(error: &Error) -> bool {
     match error {
         Error::Unavailable { .. } | Error::OutcomeUnknown { .. } => true,
-        // A limit on what the session has under way, not on this write.
-        Error::Rejected { code: RejectionCode::ResourceExhausted, field, .. } => field.starts_with(ABOUT_THE_ID),
+        // A limit on what the session has under way, or a disk that is full for now: not about this write.
+        Error::Rejected { code: RejectionCode::ResourceExhausted, field, .. } => {
+            field.starts_with(ABOUT_THE_ID) || field == ABOUT_THE_DISK
+        }
         _ => false,
     }
 }

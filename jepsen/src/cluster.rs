@@ -3,8 +3,12 @@
 //! Owns the processes, their ports and their folder. `close` is how a successful run ends; a cluster that is dropped
 //! without it (a panic, an error on the way) leaves its folder behind and prints where.
 //!
+//! Members that come and go, and nodes that are started otherwise than the rest: `grow`.
+//!
 //! Deliberately absent: faults of the network, unless they are asked for ([`Builder::with_links`]); otherwise these nodes
 //! can only be stopped, wiped and started.
+
+mod grow;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,11 +20,14 @@ use quorate_client::{Client, Config};
 use quorate_proto::v1::NodeStatusResponse;
 use tempfile::TempDir;
 
+use crate::disks::SmallDisk;
 use crate::links::{Links, Route};
 use crate::process::Process;
 use crate::status::node_status;
 use crate::until::until;
 use crate::{binary, ports};
+
+pub use grow::Mark;
 
 /// How long a start, an election or a graceful stop may take on a busy machine before it counts as broken.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -32,13 +39,17 @@ pub struct Builder {
     binary: Option<PathBuf>,
     dir: Option<PathBuf>,
     extra_args: Vec<String>,
+    first_args: Vec<String>,
     with_links: bool,
+    cluster_id: String,
+    disk_bytes: Option<u64>,
 }
 
-/// One member.
+/// One node.
 #[derive(Debug)]
 struct Node {
     process: Process,
+    launch: Launch,
     /// Where other nodes and clients reach it.
     endpoint: String,
     /// Where it listens: the same, unless there is a link in front of it.
@@ -47,18 +58,35 @@ struct Node {
     data_dir: PathBuf,
 }
 
+/// What a node is started with, in parts, so that one of them can be changed.
+#[derive(Clone, Debug)]
+struct Launch {
+    binary: PathBuf,
+    /// Who it is, and where.
+    own: Vec<String>,
+    /// Who the members are, itself included.
+    peers: Vec<String>,
+    /// What else is said to every node.
+    extra: Vec<String>,
+    /// What is said to this one alone.
+    alone: Vec<String>,
+}
+
 /// A running cluster.
 #[derive(Debug)]
 pub struct LocalCluster {
-    // Before the folder: processes must be gone when the folder is removed.
+    // Before disks and folder: processes must be gone when these are removed.
     nodes: BTreeMap<u64, Node>,
+    disks: BTreeMap<u64, SmallDisk>,
+    /// How it was asked for: what comes later is like what was there first.
+    builder: Builder,
     links: Option<Links>,
     dir: PathBuf,
     temp: Option<TempDir>,
 }
 
 impl Builder {
-    /// How many nodes; 3 unless said otherwise.
+    /// How many nodes; 3 unless said otherwise. None at all is a beginning too: see [`LocalCluster::reserve`].
     pub fn nodes(mut self, nodes: u64) -> Self {
         self.nodes = nodes;
         self
@@ -79,6 +107,24 @@ impl Builder {
     /// More arguments for every `quorate serve`.
     pub fn extra_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.extra_args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Arguments of every node for a beginning: [`LocalCluster::with_args`] takes them back, one node at a time.
+    pub fn first_args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.first_args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// The cluster's name; "harness" unless said otherwise.
+    pub fn cluster_id(mut self, cluster_id: impl Into<String>) -> Self {
+        self.cluster_id = cluster_id.into();
+        self
+    }
+
+    /// Gives each node a disk of its own of so many bytes: see [`crate::disks`].
+    pub fn small_disks(mut self, bytes: u64) -> Self {
+        self.disk_bytes = Some(bytes);
         self
     }
 
@@ -113,7 +159,11 @@ impl Builder {
         };
         std::fs::create_dir_all(&root)?;
         let (nodes, links) = self.describe(&binary, &root)?;
-        let mut cluster = LocalCluster { nodes, links, dir: root, temp };
+        let builder = Builder { binary: Some(binary), ..self.clone() };
+        let mut cluster = LocalCluster { nodes, disks: BTreeMap::new(), builder, links, dir: root, temp };
+        for id in cluster.node_ids() {
+            cluster.mount(id)?;
+        }
         cluster.start_all().await?;
         Ok(cluster)
     }
@@ -144,25 +194,36 @@ impl Builder {
         let mut nodes = BTreeMap::new();
         let mut routes = Vec::new();
         for (((id, inner), outer), http) in (1..=self.nodes).zip(inner).zip(outer).zip(http) {
-            let endpoint = format!("127.0.0.1:{outer}");
-            let listen = format!("127.0.0.1:{inner}");
-            let http = format!("127.0.0.1:{http}");
-            let data_dir = root.join(format!("node-{id}"));
-            if data_dir.exists() {
-                bail!("{} exists already: a cluster needs an empty folder", data_dir.display());
+            let places = [outer, inner, http].map(|port| format!("127.0.0.1:{port}"));
+            let node = self.node(id, places, peers.clone(), binary, root);
+            if node.data_dir.exists() {
+                bail!("{} exists already: a cluster needs an empty folder", node.data_dir.display());
             }
-            let mut args: Vec<String> = vec!["serve".into(), "--node-id".into(), id.to_string()];
-            args.extend(["--cluster-id".into(), "harness".into()]);
-            args.extend(["--data-dir".into(), data_dir.display().to_string()]);
-            args.extend(["--listen".into(), listen.clone(), "--http-listen".into(), http.clone()]);
-            args.extend(peers.iter().cloned());
-            args.extend(self.extra_args.iter().cloned());
-            let process = Process::new(format!("node-{id}-log"), binary, args, root);
-            nodes.insert(id, Node { process, endpoint, listen, http, data_dir });
+            nodes.insert(id, node);
             routes.push(Route { node: id, outer: *outer, inner: *inner });
         }
         let links = if self.with_links { Some(Links::start(&routes)?) } else { None };
         Ok((nodes, links))
+    }
+
+    /// One node, not started: reached at the first of these places, listening at the second, HTTP at the third.
+    fn node(&self, id: u64, places: [String; 3], peers: Vec<String>, binary: &Path, root: &Path) -> Node {
+        let [endpoint, listen, http] = places;
+        let data_dir = root.join(format!("node-{id}"));
+        let mut own: Vec<String> = vec!["serve".into(), "--node-id".into(), id.to_string()];
+        own.extend(["--cluster-id".into(), self.cluster_id.clone()]);
+        own.extend(["--data-dir".into(), data_dir.display().to_string()]);
+        own.extend(["--listen".into(), listen.clone(), "--http-listen".into(), http.clone()]);
+        let (extra, alone) = (self.extra_args.clone(), self.first_args.clone());
+        let launch = Launch { binary: binary.to_owned(), own, peers, extra, alone };
+        Node { process: launch.process(id, root), launch, endpoint, listen, http, data_dir }
+    }
+}
+
+impl Launch {
+    fn process(&self, id: u64, root: &Path) -> Process {
+        let args = [&self.own, &self.peers, &self.extra, &self.alone].into_iter().flatten().cloned().collect();
+        Process::new(format!("node-{id}-log"), &self.binary, args, root)
     }
 }
 
@@ -182,7 +243,16 @@ fn names_taken_port(error: &anyhow::Error) -> bool {
 impl LocalCluster {
     /// Three nodes of the binary beside the current executable, in a temporary folder, unless said otherwise.
     pub fn builder() -> Builder {
-        Builder { nodes: 3, binary: None, dir: None, extra_args: Vec::new(), with_links: false }
+        Builder {
+            nodes: 3,
+            binary: None,
+            dir: None,
+            extra_args: Vec::new(),
+            first_args: Vec::new(),
+            with_links: false,
+            cluster_id: "harness".to_owned(),
+            disk_bytes: None,
+        }
     }
 
     /// The ids of all nodes, running or not.
@@ -393,6 +463,7 @@ impl LocalCluster {
     /// The end of a successful run: ends every process and removes a temporary folder.
     pub fn close(mut self) -> Result<()> {
         self.kill_all()?;
+        self.disks.clear();
         if let Some(temp) = self.temp.take() {
             temp.close()?;
         }

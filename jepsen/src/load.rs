@@ -2,18 +2,25 @@
 //!
 //! What must hold afterwards: acknowledged ⊆ present ⊆ attempted. A call without an answer may have taken effect or not.
 //!
+//! [`fill`] makes a state of some size, for what depends on that.
+//!
 //! Deliberately absent: reads, and retries beyond the client library's own.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use quorate_client::{Client, Error};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::rng::Rng;
 use crate::tasks;
 
+/// Of each document that makes up the size of a state.
+const DOCUMENT_BYTES: usize = 256 << 10;
+const DOCUMENTS_AT_ONCE: usize = 4;
 /// After a call that got no answer: long enough not to spin, short enough to be there when the cluster returns.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -89,4 +96,29 @@ async fn write(client: Client, prefix: String, payload_bytes: usize, stopped: wa
         }
     }
     written
+}
+
+/// Writes documents of `mib` MiB together, whose content does not compress.
+pub async fn fill(client: &Client, prefix: &str, mib: u64) -> Result<()> {
+    let documents = (mib << 20) / DOCUMENT_BYTES as u64;
+    stream::iter(0..documents)
+        .map(|n| async move {
+            let value = noise(&mut Rng::new(n), DOCUMENT_BYTES);
+            client.kv().put(format!("{prefix}/{n}"), value).send().await?;
+            anyhow::Ok(())
+        })
+        .buffer_unordered(DOCUMENTS_AT_ONCE)
+        .try_collect::<Vec<()>>()
+        .await?;
+    Ok(())
+}
+
+/// So many bytes that no compression makes smaller.
+pub fn noise(rng: &mut Rng, bytes: usize) -> Vec<u8> {
+    let mut noise = Vec::with_capacity(bytes + 8);
+    while noise.len() < bytes {
+        noise.extend(rng.next_u64().to_le_bytes());
+    }
+    noise.truncate(bytes);
+    noise
 }

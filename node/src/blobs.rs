@@ -27,9 +27,11 @@ mod store;
 mod upkeep;
 mod upload;
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use quorate_proto::v1::{BlobRef, Rejection, RejectionCode};
 use quorate_raft::error::{Error, Fatal};
 use quorate_raft::state::blobs::{CHUNK_BYTES, HASH_BYTES, check_ref};
@@ -40,6 +42,7 @@ use self::others::Others;
 use self::store::{DiskError, Store};
 use crate::config::Settings;
 use crate::grpc::status;
+use crate::roster::Roster;
 use crate::stop::{Reason, Stop};
 
 pub(crate) use self::upkeep::start;
@@ -59,8 +62,6 @@ const DOWNLOADS: usize = 64;
 pub(crate) struct Blobs {
     store: Arc<Store>,
     others: Others,
-    /// How many members must have a chunk before it counts as kept.
-    majority: usize,
     uploads: Semaphore,
     downloads: Semaphore,
     stop: Stop,
@@ -68,14 +69,13 @@ pub(crate) struct Blobs {
 
 impl Blobs {
     /// Opens this node's part. A fault of the disk throws `stop`.
-    pub(crate) fn open(settings: &Settings, stop: Stop) -> anyhow::Result<Self> {
+    pub(crate) fn open(settings: &Settings, roster: Arc<Roster>, stop: Stop) -> anyhow::Result<Self> {
         let data_dir = &settings.config.data_dir;
         let store =
             Store::open(data_dir).with_context(|| format!("the blobs in {} do not open", data_dir.display()))?;
         Ok(Blobs {
             store: Arc::new(store),
-            others: Others::new(settings)?,
-            majority: settings.members.len() / 2 + 1,
+            others: Others::new(settings, roster)?,
             uploads: Semaphore::new(UPLOADS),
             downloads: Semaphore::new(DOWNLOADS),
             stop,
@@ -98,6 +98,20 @@ impl Blobs {
         });
         worked.await.unwrap_or_else(|_| Err(DiskError::Fault(Fatal::Storage("this node is stopping".to_owned()))))
     }
+}
+
+/// Takes over chunks, each a file named by its hash, into a data directory that no node has open.
+pub(crate) fn import(data_dir: &Path, from: &Path) -> anyhow::Result<()> {
+    let store = Store::open(data_dir)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let chunk = blake3::Hash::from_hex(name).with_context(|| format!("{} is no chunk", path.display()))?;
+        if !store.admit(chunk.as_bytes(), &fs::read(&path)?)? {
+            bail!("chunk {name} is not what it is named by");
+        }
+    }
+    Ok(())
 }
 
 /// Checks the shape of a reference, which stands in this field.
@@ -142,7 +156,6 @@ fn of_disk(error: &DiskError) -> Status {
 #[cfg(test)]
 mod testing {
     use std::collections::BTreeMap;
-    use std::path::Path;
 
     use super::*;
     use crate::config::Config;
@@ -151,6 +164,8 @@ mod testing {
     pub(super) fn blobs(dir: &Path, members: u64) -> Arc<Blobs> {
         let config = Config { data_dir: dir.to_owned(), ..Config::default() };
         let members: BTreeMap<u64, String> = (1..=members).map(|id| (id, format!("127.0.0.1:{id}"))).collect();
-        Arc::new(Blobs::open(&Settings { config, members }, Stop::new()).unwrap())
+        let settings = Settings { config, members, is_throw_away: false };
+        let roster = Arc::new(Roster::new(&settings));
+        Arc::new(Blobs::open(&settings, roster, Stop::new()).unwrap())
     }
 }

@@ -48,6 +48,7 @@ pub(crate) struct Config {
     pub(crate) http_listen: String,
     pub(crate) advertise: String,
     pub(crate) peers: PeerList,
+    pub(crate) join: bool,
     pub(crate) heartbeat_ms: u64,
     pub(crate) election_min_ms: u64,
     pub(crate) election_max_ms: u64,
@@ -56,6 +57,10 @@ pub(crate) struct Config {
     pub(crate) max_queued_bytes: u64,
     pub(crate) events_keep_ms: u64,
     pub(crate) events_max_bytes: u64,
+    pub(crate) tasks_keep_ms: u64,
+    pub(crate) dead_keep_ms: u64,
+    pub(crate) disk_reserve_bytes: u64,
+    pub(crate) write_buffer_bytes: u64,
     pub(crate) shutdown_grace_ms: u64,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
@@ -92,6 +97,7 @@ impl Default for Config {
             http_listen: "127.0.0.1:7402".to_owned(),
             advertise: String::new(),
             peers: PeerList::None,
+            join: false,
             heartbeat_ms: 100,
             election_min_ms: 300,
             election_max_ms: 600,
@@ -100,6 +106,10 @@ impl Default for Config {
             max_queued_bytes: 64 << 20,
             events_keep_ms: 7 * 86_400_000,
             events_max_bytes: 512 << 20,
+            tasks_keep_ms: 7 * 86_400_000,
+            dead_keep_ms: 30 * 86_400_000,
+            disk_reserve_bytes: 1 << 30,
+            write_buffer_bytes: 64 << 20,
             shutdown_grace_ms: 5_000,
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
@@ -143,6 +153,10 @@ pub(crate) struct ServeArgs {
     #[arg(long = "peer", value_name = "N=HOST:PORT")]
     #[serde(skip)]
     peer: Vec<String>,
+    /// Join a cluster that runs already: the peers are its members, and `quorate cluster add` lets this node in
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    join: bool,
     /// Milliseconds between the leader's heartbeats
     #[arg(long, value_name = "MS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -175,6 +189,22 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     events_max_bytes: Option<u64>,
+    /// How long tasks are kept after they completed, were cancelled or skipped
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tasks_keep_ms: Option<u64>,
+    /// How long tasks are kept after they failed for good
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead_keep_ms: Option<u64>,
+    /// Free disk space below which only what frees space is taken
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_reserve_bytes: Option<u64>,
+    /// Size of each write buffer of the databases; a small disk wants small ones
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    write_buffer_bytes: Option<u64>,
     /// How long a stop waits for calls under way
     #[arg(long, value_name = "MS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -187,6 +217,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     log_level: Option<String>,
+    /// Behave as a binary that understands commands up to this feature level, to rehearse an upgrade
+    #[arg(long, hide = true, value_name = "LEVEL")]
+    #[serde(skip)]
+    pub(crate) pretend_level: Option<u32>,
     /// Listen beyond loopback although nothing is encrypted or authenticated yet
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -216,6 +250,8 @@ pub(crate) struct Settings {
     pub(crate) config: Config,
     /// Every member by id, this node included.
     pub(crate) members: BTreeMap<u64, String>,
+    /// The data goes with the process.
+    pub(crate) is_throw_away: bool,
 }
 
 impl Settings {
@@ -285,8 +321,15 @@ impl Settings {
         if config.events_max_bytes < 64 << 20 {
             return fail(format!("events_max_bytes must be at least 67108864; got {}", config.events_max_bytes));
         }
+        if config.tasks_keep_ms < 1_000 || config.dead_keep_ms < 1_000 {
+            let (tasks, dead) = (config.tasks_keep_ms, config.dead_keep_ms);
+            return fail(format!("tasks_keep_ms and dead_keep_ms must be at least 1000; got {tasks} and {dead}"));
+        }
+        if config.write_buffer_bytes < 1 << 20 {
+            return fail(format!("write_buffer_bytes must be at least 1048576; got {}", config.write_buffer_bytes));
+        }
         let members = members(&config)?;
-        Ok(Settings { config, members })
+        Ok(Settings { config, members, is_throw_away: false })
     }
 
     /// The address others reach this node at.
@@ -432,6 +475,6 @@ mod tests {
                 assert_eq!(shown, &value, "the example's default of {key}");
             }
         }
-        assert_eq!(example.len(), 19, "the example names a setting that does not exist");
+        assert_eq!(example.len(), 24, "the example names a setting that does not exist");
     }
 }

@@ -1,5 +1,6 @@
 //! The parts of a running node that its doors and loops share.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -15,10 +16,15 @@ use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::data_dir::DataDir;
+use crate::disk::Disk;
 use crate::hub::Hubs;
+use crate::joining::Floor;
 use crate::leases::Leases;
+use crate::members::UnderWay;
+use crate::neighbours::Neighbours;
 use crate::propose::Proposer;
 use crate::reads::ReadBarrier;
+use crate::roster::Roster;
 use crate::stop::Stop;
 
 /// One running node.
@@ -32,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) proposer: Proposer,
     pub(crate) reads: ReadBarrier,
     pub(crate) blobs: Arc<Blobs>,
+    pub(crate) disk: Arc<Disk>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) hubs: Arc<Hubs>,
     /// This node is to stop: hand over, finish what is under way.
@@ -42,8 +49,11 @@ pub(crate) struct Core {
     /// The term in which this node has taken office: its clock is set, and its table of leases filled.
     pub(crate) office: AtomicU64,
     pub(crate) data_dir: Mutex<DataDir>,
-    /// The highest term that the other members knew of when this node, its disk being empty, asked them.
-    pub(crate) term_floor: Mutex<Option<u64>>,
+    /// What the others knew when this node, its disk being empty, asked them.
+    pub(crate) floor: Mutex<Option<Floor>>,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) neighbours: Arc<Neighbours>,
+    pub(crate) members_change: UnderWay,
 }
 
 /// Who leads, as far as this node knows.
@@ -88,6 +98,22 @@ impl Core {
             Leadership::There { address, .. } => Some(address),
             Leadership::Here { .. } | Leadership::Unknown => None,
         }
+    }
+
+    /// Every member with its address, this node included.
+    pub(crate) fn members(&self) -> BTreeMap<u64, String> {
+        self.roster.now().addresses.clone()
+    }
+
+    /// Whose word counts towards a majority.
+    pub(crate) fn voters(&self) -> BTreeSet<u64> {
+        self.roster.now().voters.clone()
+    }
+
+    /// Whether this node is a majority by itself.
+    pub(crate) fn is_alone(&self) -> bool {
+        let members = self.roster.now();
+        members.voters.len() == 1 && members.voters.contains(&self.settings.config.node_id)
     }
 
     /// Whether this node knows its cluster's log, and so may vote and campaign in it.

@@ -7,6 +7,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
+use quorate_proto::v1::{Disk, DiskState};
 use quorate_raft::error::Fatal;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,19 @@ struct Health {
     apply_lag: u64,
     log_bytes: u64,
     state_bytes: u64,
+    term: u64,
+    /// What the newest snapshot covers; 0 if there is none.
+    snapshot_index: u64,
+    /// How long the last 5 s of log writes took to be durable; 0: there were none.
+    sync_p99_us: u64,
+    disk: DiskHealth,
+}
+
+#[derive(Debug, Serialize)]
+struct DiskHealth {
+    /// `ok`, `low`: what takes space is refused; `full`: this node takes nothing more.
+    state: &'static str,
+    free_bytes: u64,
 }
 
 /// What `/api/status` answers: the work as this node has applied it, never waiting for another node.
@@ -161,10 +175,13 @@ async fn ready_handler(State(core): State<Arc<Core>>) -> (StatusCode, Json<Healt
 }
 
 /// Ready means: a linearizable read works here now. That takes a leader, a majority behind it, and a state that keeps
-/// up, so there is nothing else to check.
+/// up. A node whose disk is full falls behind as soon as something is written, so it says so before that.
 pub(crate) async fn ready(core: &Core, within: Duration) -> Result<(), String> {
     if core.stop.is_thrown() {
         return Err("this node is stopping".to_owned());
+    }
+    if !core.disk.takes_entries() {
+        return Err("disk full".to_owned());
     }
     match tokio::time::timeout(within, core.reads.pass()).await {
         Ok(result) => result,
@@ -186,5 +203,18 @@ fn health(core: &Core, ready: Result<(), String>) -> Health {
         apply_lag: metrics.last_log_index.unwrap_or(0).saturating_sub(applied_index),
         log_bytes: core.log.size_bytes(),
         state_bytes: core.replica.size_bytes(),
+        term: metrics.current_term,
+        snapshot_index: metrics.snapshot.map_or(0, |id| id.index),
+        sync_p99_us: core.log.sync_times().1,
+        disk: disk_health(&core.disk.now()),
     }
+}
+
+fn disk_health(disk: &Disk) -> DiskHealth {
+    let state = match disk.state() {
+        DiskState::Ok | DiskState::Unspecified => "ok",
+        DiskState::Low => "low",
+        DiskState::Full => "full",
+    };
+    DiskHealth { state, free_bytes: disk.free_bytes }
 }

@@ -12,6 +12,7 @@ use quorate_proto::log::{Answer, ExpireSession, Tick, answer, command};
 use quorate_proto::v1::{ClusterInfo, RejectionCode};
 use quorate_raft::apply::Happened;
 use quorate_raft::effect::Effect;
+use quorate_raft::level;
 use quorate_raft::state::cluster;
 use quorate_raft::state::namespaces::DEFAULT;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -23,8 +24,6 @@ use crate::stop::Reason;
 
 /// Sessions ended by one round.
 const LAPSED_PER_ROUND: usize = 256;
-/// The newest commands that this binary writes.
-const FEATURE_LEVEL: u32 = 1;
 /// The pause after a proposal that did not go through.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -108,7 +107,7 @@ async fn name_cluster(core: Arc<Core>, term: u64) {
             core.stop.now(Reason::Fault(fault));
         }
         Ok(None) => {
-            let info = ClusterInfo { cluster_id, feature_level: FEATURE_LEVEL };
+            let info = ClusterInfo { cluster_id, feature_level: level::understood(), retired_node_ids: Vec::new() };
             // If it fails, the next term's leader tries again.
             if let Err(error) =
                 core.proposer.propose_as_leader(DEFAULT, command::Body::DescribeCluster(info), term).await

@@ -5,6 +5,8 @@
 //!
 //! A follower passes a command on to the leader. Every failure says which of two things it is: the command certainly had
 //! no effect, or its outcome is unknown. There is no third.
+//!
+//! What takes space is refused here, by the leader, while there is too little of it ([`crate::disk`]).
 
 use std::sync::Arc;
 
@@ -17,11 +19,16 @@ use quorate_proto::log::{Answer, Batch, Command, command};
 use quorate_proto::peer as pb;
 use quorate_raft::consensus::network::Peers;
 use quorate_raft::consensus::types::{Payload, Raft};
+use quorate_raft::error::Error;
+use quorate_raft::level;
+use quorate_raft::replica::Replica;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::Code;
 
 use crate::clock::Clock;
 use crate::core::{Leadership, leadership};
+use crate::disk::{self, Disk, Growth};
+use crate::grpc::status;
 
 /// The most commands and bytes in one entry.
 const BATCH_COMMANDS: usize = 1_024;
@@ -39,9 +46,16 @@ pub(crate) enum ProposeError {
     /// Certainly without effect: this node has too much waiting.
     #[error("too many bytes of commands are waiting on this node")]
     Overloaded,
+    /// This attempt certainly without effect: it takes space, and too few disks have enough of it. An earlier attempt with
+    /// the same request id may have had one, for the door does not look at what is recorded.
+    #[error("{0}")]
+    DiskLow(String),
     /// Certainly without effect: will never fit.
     #[error("the request takes {0} bytes encoded; at most {MAX_COMMAND_BYTES} are accepted")]
     TooLarge(usize),
+    /// Certainly without effect: the cluster does not let it in yet.
+    #[error("{0}")]
+    TooNew(String),
     /// It may have taken effect, may still, or may never.
     #[error("outcome unknown: {0}")]
     Unknown(String),
@@ -60,24 +74,39 @@ struct Pending {
 pub(crate) struct Proposer {
     raft: Raft,
     peers: Peers,
+    disk: Arc<Disk>,
+    replica: Arc<Replica>,
     queue: mpsc::Sender<Pending>,
     bytes: Arc<Semaphore>,
 }
 
 impl Proposer {
     /// Starts the batcher.
-    pub(crate) fn start(raft: Raft, peers: Peers, clock: Arc<Clock>, max_queued_bytes: u64) -> Self {
+    pub(crate) fn start(
+        raft: Raft,
+        peers: Peers,
+        clock: Arc<Clock>,
+        disk: Arc<Disk>,
+        replica: Arc<Replica>,
+        max_queued_bytes: u64,
+    ) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE_LEN);
         tokio::spawn(form_batches(raft.clone(), clock, jobs));
         let bytes = Arc::new(Semaphore::new(usize::try_from(max_queued_bytes).unwrap_or(usize::MAX >> 3)));
-        Proposer { raft, peers, queue, bytes }
+        Proposer { raft, peers, disk, replica, queue, bytes }
     }
 
     /// Proposes here if this node leads, else through the leader.
     pub(crate) async fn propose(&self, command: &Command) -> Result<Answer, ProposeError> {
+        if let Some(body) = &command.body {
+            self.check_level(body)?;
+        }
         let encoded = Bytes::from(command.encode_to_vec());
         match leadership(&self.raft) {
-            Leadership::Here { .. } => self.propose_here(encoded, None).await,
+            Leadership::Here { .. } => {
+                let growth = command.body.as_ref().map_or(Growth::Grows, disk::growth);
+                self.propose_here(encoded, growth, None).await
+            }
             Leadership::There { address, .. } => self.forward(&address, encoded).await,
             Leadership::Unknown => Err(ProposeError::NotNow("no leader is known at the moment".to_owned())),
         }
@@ -90,21 +119,50 @@ impl Proposer {
         body: command::Body,
         term: u64,
     ) -> Result<Answer, ProposeError> {
+        self.check_level(&body)?;
+        let growth = disk::growth(&body);
         let command = Command { namespace: namespace.to_owned(), body: Some(body), ..Command::default() };
-        self.propose_here(command.encode_to_vec().into(), Some(term)).await
+        self.propose_here(command.encode_to_vec().into(), growth, Some(term)).await
     }
 
-    /// Proposes an encoded command on this node.
-    pub(crate) async fn propose_here(&self, command: Bytes, only_in_term: Option<u64>) -> Result<Answer, ProposeError> {
+    /// Proposes an encoded command on this node. Whoever decoded it last says how much it takes.
+    pub(crate) async fn propose_here(
+        &self,
+        command: Bytes,
+        growth: Growth,
+        only_in_term: Option<u64>,
+    ) -> Result<Answer, ProposeError> {
         if command.len() > MAX_COMMAND_BYTES {
             return Err(ProposeError::TooLarge(command.len()));
         }
+        self.check_space(growth)?;
         let size = u32::try_from(command.len().max(64)).unwrap_or(u32::MAX);
         let bytes = self.bytes.clone().try_acquire_many_owned(size).map_err(|_| ProposeError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
         let pending = Pending { command, only_in_term, answer, _bytes: bytes };
         self.queue.try_send(pending).map_err(|_| ProposeError::Overloaded)?;
         answered.await.unwrap_or_else(|_| Err(ProposeError::Unknown("this node is stopping".to_owned())))
+    }
+
+    /// What a member does not understand yet must not come into the log: it would stop there.
+    pub(crate) fn check_level(&self, body: &command::Body) -> Result<(), ProposeError> {
+        if level::level_of(body) <= 1 {
+            return Ok(());
+        }
+        let in_use = self.replica.read(|whole| whole.namespaces.cluster.feature_level());
+        match level::admit(in_use, body) {
+            Ok(()) => Ok(()),
+            Err(Error::Rejected(rejection)) => Err(ProposeError::TooNew(rejection.message)),
+            Err(Error::Fatal(fatal)) => Err(ProposeError::Unknown(fatal.to_string())),
+        }
+    }
+
+    /// Only a leader's word: how full the disk of a node is that leads no more says nothing to whoever asks.
+    fn check_space(&self, growth: Growth) -> Result<(), ProposeError> {
+        match self.disk.admit(growth) {
+            Err(_) if self.raft.as_leader().is_err() => Err(not_leader()),
+            admitted => admitted.map_err(ProposeError::DiskLow),
+        }
     }
 
     async fn forward(&self, leader: &str, command: Bytes) -> Result<Answer, ProposeError> {
@@ -124,13 +182,25 @@ impl Proposer {
 /// What became of a command that was passed on.
 fn forward_failure(leader: &str, status: &tonic::Status) -> ProposeError {
     let message = format!("the leader at {leader} said: {}", status.message());
-    let no_effect = status.metadata().contains_key(crate::grpc::status::NO_EFFECT_KEY);
+    let no_effect = status.metadata().contains_key(status::NO_EFFECT_KEY);
     match status.code() {
+        Code::ResourceExhausted if is_disk_low(status) => ProposeError::DiskLow(status.message().to_owned()),
         // Only the leader's own word: HTTP/2 has a meaning of its own for this code, and cuts off calls under way with it.
         Code::ResourceExhausted if no_effect => ProposeError::Overloaded,
         _ if no_effect || is_connect_error(status) => ProposeError::NotNow(message),
         _ => ProposeError::Unknown(message),
     }
+}
+
+/// The leader's door refused it; a room's refusal is an answer, and comes as one.
+fn is_disk_low(status: &tonic::Status) -> bool {
+    let metadata = status.metadata();
+    let field = metadata.get(status::FIELD_KEY).and_then(|field| field.to_str().ok());
+    metadata.contains_key(status::REJECTED_KEY) && field == Some(disk::FIELD)
+}
+
+fn not_leader() -> ProposeError {
+    ProposeError::NotNow("this node does not lead any more".to_owned())
 }
 
 /// Nothing was sent: the connection could not be made.
@@ -162,7 +232,6 @@ async fn form_batches(raft: Raft, clock: Arc<Clock>, mut jobs: mpsc::Receiver<Pe
 }
 
 async fn propose_batch(raft: &Raft, clock: &Clock, batch: Vec<Pending>) {
-    let not_leader = || ProposeError::NotNow("this node does not lead any more".to_owned());
     let Ok(leader) = raft.as_leader() else {
         return refuse(batch, &not_leader());
     };

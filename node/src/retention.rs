@@ -63,7 +63,7 @@ fn outdated(core: &Core) -> Result<Option<u64>, Fatal> {
     let too_old = last_before(first, head.rev, |from| {
         Ok(core.replica.first_event(from)?.filter(|(_, at_ms)| *at_ms < cutoff_ms).map(|(rev, _)| rev))
     })?;
-    if core.replica.events_bytes()? <= config.events_max_bytes {
+    if core.replica.events_bytes()? <= config.events_max_bytes && !core.disk.cluster_is_low() {
         return Ok(too_old);
     }
     let too_much = head.events_compacted_rev + (head.rev - head.events_compacted_rev) / PART;

@@ -4,7 +4,6 @@
 //! what follows it. Stop: hand leadership over, let calls end, close the state. A fault skips all of that: the process
 //! ends at once and the log is the truth.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use openraft::SnapshotPolicy;
-use openraft::impls::BasicNode;
 use parking_lot::Mutex;
 use quorate_raft::apply::Happened;
 use quorate_raft::consensus::log_storage::LogStorage;
@@ -31,19 +29,22 @@ use crate::clock::Clock;
 use crate::config::{Config, DevArgs, LogFormat, ServeArgs, Settings};
 use crate::core::Core;
 use crate::data_dir::DataDir;
+use crate::disk::{self, Disk};
 use crate::hub::Hubs;
 use crate::leases::Leases;
+use crate::members::UnderWay;
 use crate::propose::Proposer;
 use crate::reads::ReadBarrier;
+use crate::roster::{self, Roster};
 use crate::stop::{Reason, Stop};
-use crate::{grpc, http, leader};
-
-/// Between looks at whether a new node has joined.
-const JOIN_POLL: Duration = Duration::from_millis(100);
+use crate::{grpc, http, joining, leader, offline};
 
 /// `quorate serve`: one node of a cluster, until it is told to stop.
 pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::load(&args)?;
+    if let Some(level) = args.pretend_level {
+        quorate_raft::level::pretend(level);
+    }
     start_logging(&settings.config)?;
     run(settings).await
 }
@@ -52,7 +53,8 @@ pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 pub(crate) async fn dev(args: DevArgs) -> anyhow::Result<()> {
     let throw_away = tempfile::Builder::new().prefix("quorate-dev-").tempdir().context("no temporary directory")?;
     let data_dir = args.data_dir.clone().unwrap_or_else(|| throw_away.path().to_owned());
-    let settings = Settings::dev(&args, data_dir)?;
+    let mut settings = Settings::dev(&args, data_dir)?;
+    settings.is_throw_away = args.data_dir.is_none();
     start_logging(&settings.config)?;
     run(settings).await
 }
@@ -74,12 +76,19 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let http = bind("http_listen", &settings.config.http_listen).await?;
     let data_dir = DataDir::open(&settings.config.data_dir, &settings.config.cluster_id, settings.config.node_id)?;
     stop_on_panic();
+    disk::wait_for_space(&settings.config.data_dir, settings.config.disk_reserve_bytes);
     let (core, effects) = build(settings, data_dir).await?;
     leader::start(&core, effects);
     crate::schedules::start(&core);
     crate::retention::start(&core);
     crate::blobs::start(&core);
-    tokio::spawn(join(core.clone()));
+    crate::neighbours::start(&core);
+    crate::forget::start(&core);
+    crate::backup::start(&core);
+    crate::disk::start(&core);
+    crate::slow::start(&core);
+    tokio::spawn(roster::follow(core.roster.clone(), core.raft.clone()));
+    tokio::spawn(joining::join(core.clone()));
     let grpc_addr = grpc.local_addr()?;
     let grpc_door = tokio::spawn(serve_grpc(core.clone(), grpc));
     let http_door = tokio::spawn(serve_http(core.clone(), http));
@@ -89,6 +98,11 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let reason = core.stop.wait().await;
     if let Reason::Fault(fault) = reason {
         tracing::error!(%fault, "this node met a fault it cannot reason about and stops");
+        if !core.settings.is_throw_away && (disk::is_no_space(&fault) || !core.disk.takes_entries()) {
+            // A full disk heals: the process begins anew, and waits for space before it opens anything.
+            let error = disk::start_again();
+            return Err(anyhow!("stopped by a fault: {fault}; it could not begin anew: {error}"));
+        }
         return Err(anyhow!("stopped by a fault: {fault}"));
     }
     tracing::info!("stopping");
@@ -126,11 +140,16 @@ fn stop_on_panic() {
 async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Core>, UnboundedReceiver<Vec<Happened>>)> {
     let config = &settings.config;
     let stop = Stop::new();
-    let blobs = Arc::new(Blobs::open(&settings, stop.clone())?);
+    let roster = Arc::new(Roster::new(&settings));
+    let disk = Disk::open(data_dir.path(), config.disk_reserve_bytes, config.write_buffer_bytes)?;
+    let disk = Arc::new(disk);
+    let blobs = Arc::new(Blobs::open(&settings, roster.clone(), stop.clone())?);
     let (effects_in, effects) = tokio::sync::mpsc::unbounded_channel();
     let root = data_dir.path().to_owned();
     let opening = Instant::now();
-    let (replica, log) = tokio::task::spawn_blocking(move || open_storage(&root, effects_in)).await??;
+    let write_buffer_bytes = config.write_buffer_bytes;
+    let (replica, log) =
+        tokio::task::spawn_blocking(move || open_storage(&root, write_buffer_bytes, effects_in)).await??;
     let peers = Peers::new(config.node_id, &config.cluster_id).map_err(|e| anyhow!(e))?;
     let raft = Raft::build(
         config.node_id,
@@ -142,10 +161,18 @@ async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Cor
     .await
     .map_err(|e| anyhow!("consensus could not start: {e}"))?;
     raft.run();
+    roster.learn(&raft);
     tracing::debug!(elapsed = ?opening.elapsed(), "state opened");
     let clock = Arc::new(Clock::new());
     let core = Core {
-        proposer: Proposer::start(raft.clone(), peers.clone(), clock.clone(), config.max_queued_bytes),
+        proposer: Proposer::start(
+            raft.clone(),
+            peers.clone(),
+            clock.clone(),
+            disk.clone(),
+            replica.clone(),
+            config.max_queued_bytes,
+        ),
         clock,
         reads: ReadBarrier::start(raft.clone(), peers.clone()),
         leases: Arc::new(Leases::default()),
@@ -153,8 +180,12 @@ async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Cor
         blobs,
         stop,
         closing: Stop::new(),
+        disk,
+        roster,
+        neighbours: Arc::default(),
+        members_change: UnderWay::default(),
         office: std::sync::atomic::AtomicU64::new(0),
-        term_floor: Mutex::new(None),
+        floor: Mutex::new(None),
         started: Instant::now(),
         data_dir: Mutex::new(data_dir),
         settings,
@@ -168,11 +199,14 @@ async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Cor
 
 fn open_storage(
     root: &Path,
+    write_buffer_bytes: u64,
     effects: tokio::sync::mpsc::UnboundedSender<Vec<Happened>>,
 ) -> anyhow::Result<(Arc<Replica>, LogStorage)> {
-    let shown = root.display();
-    let log = LogStorage::open(&root.join("log")).with_context(|| format!("the log in {shown} does not open"))?;
-    let replica = Replica::open(root, effects).with_context(|| format!("the state in {shown} does not open"))?;
+    let explain = |what: &'static str| move |fatal| offline::explain(root, what, &fatal);
+    let log = LogStorage::open(&root.join("log"), write_buffer_bytes).map_err(explain("log"))?;
+    let replica = Replica::open(root, write_buffer_bytes, effects).map_err(explain("state"))?;
+    // Before consensus sees either: it would close a hole between them in silence.
+    log.check(&replica).map_err(explain("log"))?;
     Ok((Arc::new(replica), log))
 }
 
@@ -199,55 +233,6 @@ fn raft_config(config: &Config, joined: bool) -> anyhow::Result<openraft::Config
     raft.validate().map_err(|e| anyhow!("the Raft timing is not valid: {e}"))
 }
 
-/// Brings a new node into its cluster: begins the cluster if nobody has, otherwise waits until it has caught up. Only
-/// then does it vote and campaign.
-async fn join(core: Arc<Core>) {
-    let mut told = false;
-    while !core.joined() {
-        match try_join(&core).await {
-            Ok(true) => tracing::info!("this node has joined its cluster"),
-            Ok(false) => {
-                if !told {
-                    tracing::info!("waiting to join: the cluster begins when all its nodes are up");
-                    told = true;
-                }
-                tokio::time::sleep(JOIN_POLL).await;
-            }
-            Err(error) => return core.stop.now(Reason::Fault(format!("joining failed: {error:#}"))),
-        }
-    }
-}
-
-async fn try_join(core: &Core) -> anyhow::Result<bool> {
-    let initialized = core.raft.is_initialized().await.map_err(|e| anyhow!("{e}"))?;
-    let begins = core.settings.members.keys().next() == Some(&core.settings.config.node_id);
-    if initialized {
-        // A crash may have come between beginning the cluster and noting that this node belongs to it.
-        let just_begun = begins && core.metrics().last_log_index.is_none_or(|index| index == 0);
-        if !(just_begun && nobody_has_begun(core).await) && core.reads.pass().await.is_err() {
-            return Ok(false);
-        }
-        core.set_joined()?;
-        return Ok(true);
-    }
-    if !begins || !nobody_has_begun(core).await {
-        return Ok(false);
-    }
-    let members = &core.settings.members;
-    let nodes: BTreeMap<u64, BasicNode> = members.iter().map(|(id, address)| (*id, BasicNode::new(address))).collect();
-    core.raft.initialize(nodes).await.map_err(|e| anyhow!("the cluster could not begin: {e}"))?;
-    core.set_joined()?;
-    Ok(true)
-}
-
-/// Every other member says that it belongs to no cluster yet. One that does not answer may belong to one that has begun:
-/// then this disk was wiped.
-async fn nobody_has_begun(core: &Core) -> bool {
-    let others = core.settings.members.iter().filter(|(id, _)| **id != core.settings.config.node_id);
-    let answers = others.map(|(id, address)| grpc::term_of(*id, address));
-    futures::future::join_all(answers).await.into_iter().all(|term| term == Some(0))
-}
-
 fn announce(core: &Core, grpc: SocketAddr) {
     let config = &core.settings.config;
     tracing::info!(
@@ -256,7 +241,7 @@ fn announce(core: &Core, grpc: SocketAddr) {
         %grpc,
         http = config.http_listen,
         data_dir = %config.data_dir.display(),
-        members = core.settings.members.len(),
+        members = core.members().len(),
         "quorate {} is up",
         env!("CARGO_PKG_VERSION")
     );
@@ -286,7 +271,7 @@ async fn serve_grpc(core: Arc<Core>, listener: TcpListener) {
 /// Hands leadership over while calls are still served: a client notices a redirect and nothing else.
 async fn leave_office(core: &Core) {
     let leads = core.metrics().current_leader == Some(core.settings.config.node_id);
-    if !leads || core.settings.members.len() == 1 {
+    if !leads || core.is_alone() {
         return;
     }
     let handed = tokio::time::timeout(core.settings.shutdown_grace() / 2, grpc::hand_over(core, 0)).await;

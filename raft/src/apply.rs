@@ -7,7 +7,8 @@
 //! Invariants:
 //! - time never goes back: `now_ms = max(previous, proposed)`, kept in the head;
 //! - a rejected command wrote nothing; one that did stops the node;
-//! - a command this binary does not know stops the node: skipping it would make this replica differ.
+//! - a command this binary does not know stops the node: skipping it would make this replica differ;
+//! - a command above the cluster's feature level is refused ([`crate::level`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,11 +21,12 @@ use quorate_proto::v1::{Rejection, RejectionCode, RequestId};
 use crate::effect::Effect;
 use crate::error::{Error, Fatal, Outcome, invalid};
 use crate::history;
+use crate::level;
 use crate::state::namespaces::{self, Namespaces, Part};
 use crate::state::sessions::Recorded;
 use crate::state::{
-    Ctx, Out, Rooms, agents, breakers, bus, cluster, dispatch, fence, kv, locks, news, retries, schedules, sessions,
-    tasks, transact,
+    Ctx, Out, Rooms, agents, backups, breakers, bus, cluster, dispatch, fence, kv, locks, news, retries, schedules,
+    sessions, tasks, transact,
 };
 use crate::storage::rows::MemoryRows;
 use crate::storage::txn::Txn;
@@ -140,7 +142,18 @@ fn too_much() -> Rejection {
 /// What only a leader says must not be put off: time and sessions depend on it.
 fn is_the_leaders(body: &command::Body) -> bool {
     use command::Body as C;
-    matches!(body, C::Tick(_) | C::ExpireSession(_) | C::FireSchedule(_) | C::DescribeCluster(_) | C::CompactEvents(_))
+    matches!(
+        body,
+        C::Tick(_)
+            | C::ExpireSession(_)
+            | C::FireSchedule(_)
+            | C::DescribeCluster(_)
+            | C::CompactEvents(_)
+            | C::RetireNode(_)
+            | C::RaiseFeatureLevel(_)
+            | C::RecordBackup(_)
+            | C::ForgetTasks(_)
+    )
 }
 
 /// One command, behind its request record.
@@ -154,9 +167,10 @@ fn run(
 ) -> Result<Answer, Fatal> {
     let answer = |body| Answer { rev: ctx.rev, body: Some(body) };
     let Command { request, namespace, fences, body } = command;
-    let Some(body) = body else {
+    let Some(body) = body.filter(|body| level::level_of(body) <= level::understood()) else {
         return Err(Fatal::UnknownCommand(format!("at rev {}", ctx.rev)));
     };
+    let in_use = namespaces.cluster.feature_level();
     let part = match namespaces.existing_mut(&namespace) {
         Ok(part) => part,
         Err(error) => return Ok(answer(rejected(error)?)),
@@ -170,7 +184,9 @@ fn run(
         }
     }
     let writes = txn.write_count();
-    let outcome = match fences.iter().try_for_each(|fence| fence::check(&part.rooms, txn, fence)) {
+    let checked = level::admit(in_use, &body)
+        .and_then(|()| fences.iter().try_for_each(|fence| fence::check(&part.rooms, txn, fence)));
+    let outcome = match checked {
         Err(error) => Err(error),
         Ok(()) if is_whole(&body) => run_whole(namespaces, txn, head, ctx, body, happened),
         Ok(()) => run_in(part, txn, ctx, happened, false, |rooms, out| route(rooms, out, ctx, body)),
@@ -236,7 +252,15 @@ fn is_whole(body: &command::Body) -> bool {
     use command::Body as C;
     matches!(
         body,
-        C::DescribeCluster(_) | C::CompactEvents(_) | C::SetNamespace(_) | C::DeleteNamespace(_) | C::Tick(_)
+        C::DescribeCluster(_)
+            | C::RetireNode(_)
+            | C::RaiseFeatureLevel(_)
+            | C::SetBackupPolicy(_)
+            | C::RecordBackup(_)
+            | C::CompactEvents(_)
+            | C::SetNamespace(_)
+            | C::DeleteNamespace(_)
+            | C::Tick(_)
     )
 }
 
@@ -253,7 +277,11 @@ fn run_whole(
     txn.enter(0);
     let out = &mut Out { txn, effects: &mut Vec::new() };
     Ok(match body {
-        C::DescribeCluster(r) => A::DescribeCluster(cluster::describe(out, ctx, r)?),
+        C::DescribeCluster(r) => A::DescribeCluster(cluster::describe(&mut namespaces.cluster, out, r)?),
+        C::RetireNode(r) => A::RetireNode(cluster::retire(&mut namespaces.cluster, out, r)?),
+        C::RaiseFeatureLevel(r) => A::RaiseFeatureLevel(cluster::raise(&mut namespaces.cluster, out, r)?),
+        C::SetBackupPolicy(r) => A::SetBackupPolicy(backups::set_policy(out, ctx, r)?),
+        C::RecordBackup(r) => A::RecordBackup(backups::record(out, r)?),
         C::CompactEvents(r) => A::CompactEvents(compact_events(out, head, &r)?),
         C::SetNamespace(r) => A::SetNamespace(namespaces::set(namespaces, out, ctx, r)?),
         C::DeleteNamespace(r) => A::DeleteNamespace(namespaces::delete(namespaces, out, ctx, r)?),
@@ -320,6 +348,7 @@ fn route(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, body: command::Bod
         C::AddDependencies(r) => A::AddDependencies(tasks::add_dependencies(rooms, out, ctx, r)?),
         C::RedriveTasks(r) => A::RedriveTasks(tasks::redrive(rooms, out, ctx, r)?),
         C::PurgeTasks(r) => A::PurgeTasks(tasks::purge(rooms, out, ctx, r)?),
+        C::ForgetTasks(r) => A::ForgetTasks(tasks::forget(rooms, out, ctx, r)?),
         C::ResolveDeadlocks(r) => A::ResolveDeadlocks(tasks::resolve_deadlocks(rooms, out, ctx, r)?),
         C::StandingOrder(r) => A::StandingOrder(tasks::standing_order(rooms, out, ctx, r)?),
         C::SetLimit(r) => A::SetLimit(dispatch::set_limit(rooms, out, ctx, r)?),
@@ -360,6 +389,10 @@ fn route(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, body: command::Bod
         C::DeleteKvPolicy(r) => A::DeleteKvPolicy(kv::delete_policy(rooms, out, ctx, r)?),
         C::Transact(r) => A::Transact(transact::run(rooms, out, ctx, r)?),
         whole @ (C::DescribeCluster(_)
+        | C::RetireNode(_)
+        | C::RaiseFeatureLevel(_)
+        | C::SetBackupPolicy(_)
+        | C::RecordBackup(_)
         | C::CompactEvents(_)
         | C::SetNamespace(_)
         | C::DeleteNamespace(_)

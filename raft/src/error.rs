@@ -18,6 +18,12 @@ pub enum Fatal {
     /// A log entry holds a command this binary does not know.
     #[error("unknown command in the log: {0}; this binary is older than the one that wrote it")]
     UnknownCommand(String),
+    /// The cluster lets in commands that this binary does not know.
+    #[error(
+        "the cluster runs at feature level {level}, this binary understands up to {understood}: use the newer binary"
+    )]
+    #[allow(missing_docs)]
+    TooOld { level: u32, understood: u32 },
 }
 
 impl From<rocksdb::Error> for Fatal {

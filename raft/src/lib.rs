@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   apply ───── the only door into the state: one switch, time, request records, applied index
+//!   ├─ level ── which commands a cluster of mixed binaries lets in
 //!   ├─ state ── one room a domain: sessions, agents, tasks, cluster
 //!   └─ storage  RocksDB: keys, transactions, log, snapshots; nothing of the domain
 //!   replica ─── the applied state of this node, for whoever reads it
@@ -16,6 +17,7 @@ pub mod consensus;
 pub mod effect;
 pub mod error;
 pub mod history;
+pub mod level;
 pub mod replica;
 pub mod state;
 pub mod storage;

@@ -4,7 +4,8 @@
 //! lock until its rows are written. Deliberately absent: whether a read is fresh enough. That is the reader's question
 //! to consensus.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,11 +25,16 @@ use crate::state::{Rooms, blobs};
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows::Rows;
 use crate::storage::snapshot::{Layout, SnapshotDir, read_head};
+use crate::storage::space::SpaceRows;
 use crate::storage::state_db::StateDb;
 use crate::storage::txn::Txn;
 
 /// How much is collected of several entries before it is written.
 const APPLY_BYTES: usize = 32 << 20;
+
+/// The running digest is remembered about so many revs apart, so many times.
+const DIGEST_EVERY: u64 = 1_024;
+const DIGESTS_KEPT: usize = 64;
 
 /// What one committed entry asks of the state.
 #[derive(Debug)]
@@ -54,6 +60,25 @@ struct Applied {
     namespaces: Namespaces,
     db: Arc<StateDb>,
     head: Head,
+    digests: Digests,
+}
+
+/// The running digest as it was at the newest revs that every replica looks at. Where entries end is the same everywhere,
+/// how many of them are written at once is not.
+#[derive(Default)]
+struct Digests(VecDeque<(u64, u128)>);
+
+impl Digests {
+    /// An entry has ended here: the first one at or after a multiple counts.
+    fn note(&mut self, rev_before: u64, rev: u64, digest: u128) {
+        if rev / DIGEST_EVERY == rev_before / DIGEST_EVERY {
+            return;
+        }
+        if self.0.len() == DIGESTS_KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back((rev, digest));
+    }
 }
 
 /// What a reader sees of one namespace: one point of the history.
@@ -102,19 +127,29 @@ pub struct Bounds {
 pub struct Replica {
     applied: RwLock<Applied>,
     layout: Layout,
+    write_buffer_bytes: u64,
     snapshot: Mutex<Option<SnapshotDir>>,
+    taking: Mutex<()>,
     happened: UnboundedSender<Vec<Happened>>,
     rev: watch::Sender<u64>,
 }
 
 impl Replica {
     /// Opens the state under `root` and rebuilds every index. Effects of what is applied from now on go to `happened`.
-    pub fn open(root: &Path, happened: UnboundedSender<Vec<Happened>>) -> Result<Self, Fatal> {
+    pub fn open(root: &Path, write_buffer_bytes: u64, happened: UnboundedSender<Vec<Happened>>) -> Result<Self, Fatal> {
         let layout = Layout::open(root)?;
-        let applied = open_generation(&layout.current_generation()?)?;
-        let snapshot = layout.newest_snapshot()?;
+        let applied = open_generation(&layout.current_generation()?, write_buffer_bytes)?;
+        let snapshot = Mutex::new(layout.newest_snapshot()?);
         let rev = watch::Sender::new(applied.head.rev);
-        Ok(Replica { applied: RwLock::new(applied), layout, snapshot: Mutex::new(snapshot), happened, rev })
+        Ok(Replica {
+            applied: RwLock::new(applied),
+            layout,
+            write_buffer_bytes,
+            snapshot,
+            taking: Mutex::default(),
+            happened,
+            rev,
+        })
     }
 
     /// Reads under the lock; keep it short.
@@ -128,6 +163,15 @@ impl Replica {
         let applied = self.applied.read();
         let part = applied.namespaces.get(namespace)?;
         Some(f(View { rooms: &part.rooms, rows: &part.rows(&*applied.db), head: &applied.head }))
+    }
+
+    /// Looks through the rows of one namespace while apply goes on: what is read later may be newer. `None`: it does not exist.
+    pub fn look_in<T>(&self, namespace: &str, f: impl FnOnce(&dyn Rows) -> T) -> Option<T> {
+        let (db, number) = {
+            let applied = self.applied.read();
+            (applied.db.clone(), applied.namespaces.get(namespace)?.row.number)
+        };
+        Some(f(&SpaceRows::new(&*db, number)))
     }
 
     /// Tells the newest applied rev, and every later one.
@@ -243,6 +287,12 @@ impl Replica {
         self.applied.read().head.clone()
     }
 
+    /// The running digest at about the newest multiples of 1,024 revs that this node has passed since it was started or
+    /// given a snapshot, oldest first. Two replicas that have the same rev here must have the same digest with it.
+    pub fn digests(&self) -> Vec<(u64, u128)> {
+        self.applied.read().digests.0.iter().copied().collect()
+    }
+
     /// The directories of the state.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -272,7 +322,7 @@ impl Replica {
         let mut answers = Vec::with_capacity(entries.len());
         {
             let mut applied = self.applied.write();
-            let Applied { namespaces, db, head } = &mut *applied;
+            let Applied { namespaces, db, head, digests } = &mut *applied;
             let mut txn = Txn::new(&**db, head.digest);
             for entry in entries {
                 // Between two entries the state is whole: it may be written in as many steps as memory asks for.
@@ -280,6 +330,7 @@ impl Replica {
                     write(db, txn, head)?;
                     txn = Txn::new(&**db, head.digest);
                 }
+                let rev_before = head.rev;
                 head.applied = Some(entry.log_id);
                 answers.push(match entry.content {
                     Content::Blank => Vec::new(),
@@ -289,6 +340,7 @@ impl Replica {
                     }
                     Content::Batch(payload) => apply_batch(namespaces, &mut txn, head, payload, &mut happened)?,
                 });
+                digests.note(rev_before, head.rev, txn.digest());
             }
             write(db, txn, head)?;
             self.rev.send_replace(head.rev);
@@ -299,10 +351,31 @@ impl Replica {
 
     /// Takes a snapshot of what is applied now and makes it the current one.
     pub fn take_snapshot(&self) -> Result<(SnapshotDir, Head), Fatal> {
+        let _one_at_a_time = self.taking.lock();
         let db = self.applied.read().db.clone();
         let (snapshot, head) = self.layout.take_snapshot(&db)?;
         self.keep(snapshot.clone(), &head)?;
         Ok((snapshot, head))
+    }
+
+    /// Writes every table anew without what was removed. The snapshot is taken anew as well: the old one would hold on to
+    /// the space. Apply goes on meanwhile.
+    pub fn compact(&self) -> Result<(), Fatal> {
+        let db = self.applied.read().db.clone();
+        db.compact()?;
+        self.take_snapshot().map(|_| ())
+    }
+
+    /// A copy of what is applied now, of links like any snapshot, for whoever carries it elsewhere. It is nobody else's,
+    /// and goes with its last handle.
+    pub fn checkpoint_for_backup(&self) -> Result<SnapshotDir, Fatal> {
+        let db = self.applied.read().db.clone();
+        let dir = SnapshotDir::new(self.layout.new_incoming()?);
+        dir.retire();
+        // RocksDB wants to make the directory itself.
+        fs::remove_dir(dir.path())?;
+        db.checkpoint(dir.path())?;
+        Ok(dir)
     }
 
     /// The newest snapshot, with what it covers.
@@ -317,7 +390,7 @@ impl Replica {
         let kept = self.layout.adopt_snapshot(snapshot.path(), &covered)?;
         let current = self.applied.read().db.clone();
         let (path, name) = self.layout.next_generation(current.path(), kept.path())?;
-        let next = open_generation(&path)?;
+        let next = open_generation(&path, self.write_buffer_bytes)?;
         self.layout.point_to(&name)?;
         let mut names: BTreeSet<Arc<str>> = next.namespaces.iter().map(|part| part.name.clone()).collect();
         {
@@ -371,11 +444,11 @@ fn index_of(head: &Head) -> Option<u64> {
     head.applied.map(|(_, index)| index)
 }
 
-fn open_generation(path: &Path) -> Result<Applied, Fatal> {
-    let db = StateDb::open(path)?;
+fn open_generation(path: &Path, write_buffer_bytes: u64) -> Result<Applied, Fatal> {
+    let db = StateDb::open(path, write_buffer_bytes)?;
     let head = read_head(&db)?;
     let namespaces = Namespaces::rebuild(&db)?;
-    Ok(Applied { namespaces, db: Arc::new(db), head })
+    Ok(Applied { namespaces, db: Arc::new(db), head, digests: Digests::default() })
 }
 
 #[cfg(test)]
@@ -391,7 +464,7 @@ mod tests {
 
     fn opened(root: &Path) -> (Replica, UnboundedReceiver<Vec<Happened>>) {
         let (sender, happened) = unbounded_channel();
-        (Replica::open(root, sender).unwrap(), happened)
+        (Replica::open(root, 4 << 20, sender).unwrap(), happened)
     }
 
     /// Applies one command as an entry of its own.
@@ -440,6 +513,53 @@ mod tests {
             }
             assert_eq!(seen, revs, "{namespace}");
         }
+    }
+
+    #[test]
+    fn digests_are_those_of_revs_and_not_of_writes() {
+        let revs = |digests: &Digests| digests.0.iter().map(|(rev, _)| *rev).collect::<Vec<_>>();
+        let mut digests = Digests::default();
+        for (before, rev) in [(0, 1_023), (1_023, 1_023), (1_023, 1_030), (1_030, 2_047), (2_047, 5_000)] {
+            digests.note(before, rev, 0);
+        }
+        assert_eq!(revs(&digests), [1_030, 5_000]);
+        (5..100).for_each(|at| digests.note(at * 1_024 - 1, at * 1_024, 0));
+        assert_eq!(revs(&digests), (36..100).map(|at| at * 1_024).collect::<Vec<_>>(), "the oldest go");
+    }
+
+    #[test]
+    fn replicas_that_write_differently_agree_on_digests() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (one, two) = (opened(one.path()).0, opened(two.path()).0);
+        let entries = || {
+            (1..=30_u64).map(|index| {
+                let key = |n: u32| KvPutRequest { key: format!("{n}"), ..KvPutRequest::default() };
+                let command = |n: u32| Command { body: Some(command::Body::KvPut(key(n))), ..Command::default() };
+                let commands = (0..100).map(|n| command(n).encode_to_vec().into()).collect();
+                let batch = Batch { now_ms: 0, entropy: 0, commands };
+                Applicable { log_id: (1, index), content: Content::Batch(batch.encode_to_vec().into()) }
+            })
+        };
+        one.apply(entries().collect()).unwrap();
+        entries().for_each(|entry| drop(two.apply(vec![entry]).unwrap()));
+        let revs: Vec<u64> = one.digests().iter().map(|(rev, _)| *rev).collect();
+        assert_eq!(revs, [1_100, 2_100]);
+        assert_eq!(one.digests(), two.digests());
+    }
+
+    #[test]
+    fn a_checkpoint_stands_still_and_goes_with_its_last_handle() {
+        let dir = tempfile::tempdir().unwrap();
+        let replica = two_namespaces(dir.path());
+        let checkpoint = replica.checkpoint_for_backup().unwrap();
+        put(&replica, "default", "later");
+        assert_eq!((checkpoint.head().unwrap().rev, replica.head().rev), (4, 5));
+        let path = checkpoint.path().to_owned();
+        let other = checkpoint.clone();
+        drop(checkpoint);
+        assert!(path.exists());
+        drop(other);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -11,8 +11,10 @@ use proptest::prelude::*;
 use quorate_raft::storage::log_db::{Done, LogDb};
 
 fn open(path: &Path) -> LogDb {
-    LogDb::open(path, |meta| meta("first").map_or(0, |bytes| u64::from_be_bytes(bytes.as_ref().try_into().unwrap())))
-        .unwrap()
+    LogDb::open(path, 64 << 20, |meta| {
+        meta("first").map_or(0, |bytes| u64::from_be_bytes(bytes.as_ref().try_into().unwrap()))
+    })
+    .unwrap()
 }
 
 fn waiter() -> (Done, Receiver<std::io::Result<()>>) {

@@ -10,10 +10,14 @@
 // Helpers of a test are tests too.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "verbs/backups.rs"]
+mod backups;
 #[path = "verbs/breakers.rs"]
 mod breakers;
 #[path = "verbs/bus.rs"]
 mod bus;
+#[path = "verbs/cluster.rs"]
+mod cluster;
 #[path = "verbs/dispatch.rs"]
 mod dispatch;
 #[path = "verbs/kv.rs"]
@@ -276,11 +280,17 @@ impl Script {
                 request: None,
             }),
             "tick" => B::Tick(Tick {}),
-            "describe" => B::DescribeCluster(ClusterInfo { cluster_id: id, feature_level: line.small("level", 0) }),
+            "describe" => B::DescribeCluster(ClusterInfo {
+                cluster_id: id,
+                feature_level: line.small("level", 0),
+                ..ClusterInfo::default()
+            }),
             _ => {
                 return [
+                    backups::body,
                     breakers::body,
                     bus::body,
+                    cluster::body,
                     dispatch::body,
                     kv::body,
                     locks::body,
@@ -377,8 +387,10 @@ impl Script {
             B::ExpireSession(_) | B::Tick(_) | B::DescribeCluster(_) | B::StandingOrder(_) => "ok".to_owned(),
             other => {
                 let shows = [
+                    backups::show,
                     breakers::show,
                     bus::show,
+                    cluster::show,
                     dispatch::show,
                     kv::show,
                     locks::show,
@@ -452,8 +464,10 @@ impl Script {
             "due" => rooms.next_due_ms().map_or("never".to_owned(), |at_ms| at_ms.to_string()),
             verb => {
                 let reads = [
+                    backups::read,
                     breakers::read,
                     bus::read,
+                    cluster::read,
                     dispatch::read,
                     kv::read,
                     locks::read,

@@ -18,9 +18,9 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStorage, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStorage, StateMachine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
-        let log = LogStorage::open(&dir.path().join("log")).unwrap();
+        let log = LogStorage::open(&dir.path().join("log"), 64 << 20).unwrap();
         let (effects, _) = tokio::sync::mpsc::unbounded_channel();
-        let replica = Replica::open(dir.path(), effects).unwrap();
+        let replica = Replica::open(dir.path(), 64 << 20, effects).unwrap();
         Ok((dir, log, StateMachine::new(Arc::new(replica))))
     }
 }

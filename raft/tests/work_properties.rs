@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use quorate_proto::log::command::Body as B;
-use quorate_proto::log::{Answer, Command, ExpireSession, FireSchedule, StandingOrder, Tick, answer};
+use quorate_proto::log::{Answer, Command, ExpireSession, FireSchedule, ForgetTasks, StandingOrder, Tick, answer};
 use quorate_proto::v1::*;
 use quorate_raft::apply::Machine;
 use quorate_raft::effect::Effect;
@@ -82,6 +82,11 @@ enum Step {
     },
     Redrive(u8),
     Purge(Vec<u8>),
+    /// What ended so many milliseconds ago.
+    Forget {
+        tasks: Vec<u8>,
+        kept_ms: u64,
+    },
     Resolve,
     /// With the token of the probe that is under way, or none.
     ReportBreaker {
@@ -158,6 +163,8 @@ fn work() -> impl Strategy<Value = Step> {
         2 => (any::<u8>(), prop::collection::vec(any::<u8>(), 1..3)).prop_map(|(task, on)| Step::Depend { task, on }),
         3 => any::<u8>().prop_map(Step::Redrive),
         1 => prop::collection::vec(any::<u8>(), 1..3).prop_map(Step::Purge),
+        2 => (prop::collection::vec(any::<u8>(), 1..6), 0_u64..2_000)
+            .prop_map(|(tasks, kept_ms)| Step::Forget { tasks, kept_ms }),
         1 => Just(Step::Resolve),
         2 => Just(plain(B::Tick(Tick {}))),
     ]
@@ -636,6 +643,14 @@ fn body(world: &World, step: Step, imports: bool) -> B {
             let ids = tasks.into_iter().map(|task| choose(world, task, |task| is_ended(task.status())));
             let ids: BTreeSet<String> = ids.collect();
             B::PurgeTasks(PurgeTasksRequest { task_ids: ids.into_iter().collect(), request: None })
+        }
+        Step::Forget { tasks, kept_ms } => {
+            let before_ms = world.now_ms.saturating_sub(kept_ms);
+            B::ForgetTasks(ForgetTasks {
+                ended_before_ms: before_ms,
+                dead_before_ms: before_ms.saturating_sub(kept_ms),
+                task_ids: tasks.into_iter().map(|task| choose(world, task, |_| true)).collect(),
+            })
         }
         Step::Resolve => {
             let deadlocks = machine.rooms().tasks.deadlocks(&machine.rows).expect("rows that can be read");

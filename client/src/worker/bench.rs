@@ -18,6 +18,7 @@ use super::stop::{StopSignal, Told};
 use super::{Done, Job, Output, WorkerReport};
 use crate::error::Error;
 use crate::outbox::{Fate, Outbox, Slip};
+use crate::requests::ABOUT_THE_DISK;
 use crate::sessions::Session;
 use crate::tasks::Tasks;
 
@@ -183,8 +184,10 @@ impl Bench {
 pub(super) fn may_pass(error: &Error) -> bool {
     match error {
         Error::Unavailable { .. } | Error::OutcomeUnknown { .. } => true,
-        // A limit on what the session has under way, not on this finish.
-        Error::Rejected { code: RejectionCode::ResourceExhausted, field, .. } => field.starts_with("request."),
+        // A limit on what the session has under way, or a disk that is full for now: not about this finish.
+        Error::Rejected { code: RejectionCode::ResourceExhausted, field, .. } => {
+            field.starts_with("request.") || field == ABOUT_THE_DISK
+        }
         _ => false,
     }
 }

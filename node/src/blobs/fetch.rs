@@ -56,7 +56,7 @@ impl Blobs {
     }
 
     /// A chunk's content, from here or from another member; `None`: all were asked, and none has it.
-    pub(super) async fn obtain(&self, chunk: ChunkHash) -> Result<Option<Bytes>, Status> {
+    pub(crate) async fn obtain(&self, chunk: ChunkHash) -> Result<Option<Bytes>, Status> {
         let here = self.on_disk(move |store| store.read(&chunk)).await.map_err(|error| of_disk(&error))?;
         if here.is_some() {
             return Ok(here);
@@ -76,7 +76,7 @@ impl Blobs {
 
     /// Asks the other members for a chunk, and keeps it here. The next one is asked once one has it not, or is slow.
     pub(super) async fn fetch(&self, chunk: ChunkHash) -> Result<Fetched, DiskError> {
-        let (mut members, mut answered) = (self.others.members().iter(), 0);
+        let (mut members, mut answered) = (self.others.members().into_iter(), 0);
         let mut asked: FuturesUnordered<BoxFuture<'_, Result<Option<Bytes>, String>>> = FuturesUnordered::new();
         loop {
             if let Some(member) = members.next() {

@@ -4,11 +4,13 @@
 //!
 //! Deliberately absent: passing a call on. A member answers for its own disk only.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use quorate_proto::peer as pb;
 use quorate_raft::consensus::network::{NODE_KEY, Peers};
 use tokio::sync::Semaphore;
@@ -18,6 +20,7 @@ use super::store::DiskError;
 use super::{Blobs, CHUNK, ChunkHash, chunk_hash, of_disk};
 use crate::config::Settings;
 use crate::grpc::status;
+use crate::roster::Roster;
 
 /// Chunks on their way to one member at a time. A member that is slower than the majority costs this much memory, not
 /// more: it gets what it missed later, if it is referred to.
@@ -47,39 +50,58 @@ impl From<DiskError> for Unstored {
 }
 
 /// Another member.
+#[derive(Clone)]
 pub(super) struct Member {
     id: u64,
     address: String,
+    /// Whether it counts towards a majority.
+    pub(super) is_voter: bool,
     lane: Arc<Semaphore>,
 }
 
 /// Every member but this node.
 pub(super) struct Others {
+    this: u64,
     peers: Peers,
-    members: Vec<Member>,
+    roster: Arc<Roster>,
+    /// What is on its way to each, whatever else about it changes.
+    lanes: Mutex<BTreeMap<u64, Arc<Semaphore>>>,
 }
 
 impl Others {
-    pub(super) fn new(settings: &Settings) -> anyhow::Result<Self> {
+    pub(super) fn new(settings: &Settings, roster: Arc<Roster>) -> anyhow::Result<Self> {
         let config = &settings.config;
         let peers = Peers::new(config.node_id, &config.cluster_id).map_err(|e| anyhow!(e))?;
-        let others = settings.members.iter().filter(|(id, _)| **id != config.node_id);
-        let lane = || Arc::new(Semaphore::new(LANE));
-        let members = others.map(|(id, address)| Member { id: *id, address: address.clone(), lane: lane() });
-        Ok(Others { peers, members: members.collect() })
+        Ok(Others { this: config.node_id, peers, roster, lanes: Mutex::default() })
     }
 
-    pub(super) fn members(&self) -> &[Member] {
-        &self.members
+    /// The others as they are now.
+    pub(super) fn members(&self) -> Vec<Member> {
+        let now = self.roster.now();
+        let mut lanes = self.lanes.lock();
+        lanes.retain(|id, _| now.addresses.contains_key(id));
+        let others = now.addresses.iter().filter(|(id, _)| **id != self.this);
+        others
+            .map(|(id, address)| {
+                let lane = lanes.entry(*id).or_insert_with(|| Arc::new(Semaphore::new(LANE))).clone();
+                Member { id: *id, address: address.clone(), is_voter: now.voters.contains(id), lane }
+            })
+            .collect()
+    }
+
+    /// How many voters must have a chunk before it counts as kept, and whether this node is one of them.
+    pub(super) fn quorum(&self) -> (usize, bool) {
+        let now = self.roster.now();
+        (now.majority(), now.voters.contains(&self.this))
     }
 
     /// Makes a chunk durable there. Once it is being sent, that goes on although nobody waits for it any more.
-    pub(super) async fn store(&self, member: &Member, chunk: ChunkHash, content: Bytes) -> Result<(), Unstored> {
+    pub(super) async fn store(&self, member: Member, chunk: ChunkHash, content: Bytes) -> Result<(), Unstored> {
         let stopping = || Unstored::Failed("this node is stopping".to_owned());
         let turn = member.lane.clone().acquire_owned().await.map_err(|_| stopping())?;
-        let mut client = self.client(member).map_err(Unstored::Failed)?;
+        let mut client = self.client(&member).map_err(Unstored::Failed)?;
         let message = pb::StoreChunkRequest { hash: Bytes::copy_from_slice(&chunk), data: content };
-        let (id, request) = (member.id, self.request(member, message));
+        let (id, request) = (member.id, self.request(&member, message));
         let sending = tokio::spawn(async move {
             let reply = within(CHUNK_CALL, id, client.store_chunk(request)).await;
             drop(turn);
@@ -94,10 +116,10 @@ impl Others {
     }
 
     /// Which of the chunks are durable there, in the order asked for.
-    pub(super) async fn held(&self, member: &Member, chunks: &[ChunkHash]) -> Result<Vec<bool>, String> {
-        let mut client = self.client(member)?;
+    pub(super) async fn held(&self, member: Member, chunks: &[ChunkHash]) -> Result<Vec<bool>, String> {
+        let mut client = self.client(&member)?;
         let hashes = chunks.iter().map(|chunk| Bytes::copy_from_slice(chunk)).collect();
-        let request = self.request(member, pb::HasChunksRequest { hashes });
+        let request = self.request(&member, pb::HasChunksRequest { hashes });
         let held = within(LOOK_CALL, member.id, client.has_chunks(request)).await?.held;
         if held.len() != chunks.len() {
             return Err(format!("node {} spoke of {} chunks when asked of {}", member.id, held.len(), chunks.len()));
@@ -106,9 +128,9 @@ impl Others {
     }
 
     /// A chunk from there, not yet checked; `None`: it is not there.
-    pub(super) async fn fetch(&self, member: &Member, chunk: ChunkHash) -> Result<Option<Bytes>, String> {
-        let mut client = self.client(member)?;
-        let request = self.request(member, pb::FetchChunkRequest { hash: Bytes::copy_from_slice(&chunk) });
+    pub(super) async fn fetch(&self, member: Member, chunk: ChunkHash) -> Result<Option<Bytes>, String> {
+        let mut client = self.client(&member)?;
+        let request = self.request(&member, pb::FetchChunkRequest { hash: Bytes::copy_from_slice(&chunk) });
         let data = within(CHUNK_CALL, member.id, client.fetch_chunk(request)).await?.data;
         Ok(Some(data).filter(|data| !data.is_empty()))
     }

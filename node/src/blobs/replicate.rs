@@ -1,6 +1,6 @@
 //! Onto a majority: one chunk, and every chunk of what is about to be referred to.
 //!
-//! A chunk counts as kept once it is durable on a majority of the members, this node or not among them. Any majority
+//! A chunk counts as kept once it is durable on a majority of the voters, this node or not among them. Any majority
 //! that is asked for it later has one of those in it. So nobody waits for the slowest member, unless it may be the only
 //! one that has something.
 //!
@@ -27,19 +27,21 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 impl Blobs {
     /// Makes a chunk durable on a majority. What is on its way to the others by then goes on by itself.
     pub(super) async fn spread(&self, chunk: ChunkHash, content: Bytes) -> Result<(), Status> {
-        let mut storing: FuturesUnordered<BoxFuture<'_, Result<(), Unstored>>> = FuturesUnordered::new();
-        storing.push(self.store_here(chunk, content.clone()).boxed());
+        let (majority, is_voter) = self.others.quorum();
+        let mut storing: FuturesUnordered<BoxFuture<'_, (bool, Result<(), Unstored>)>> = FuturesUnordered::new();
+        storing.push(self.store_here(chunk, content.clone()).map(move |stored| (is_voter, stored)).boxed());
         for member in self.others.members() {
-            storing.push(self.others.store(member, chunk, content.clone()).boxed());
+            let counts = member.is_voter;
+            storing.push(self.others.store(member, chunk, content.clone()).map(move |stored| (counts, stored)).boxed());
         }
         let (mut held, mut full, mut reasons) = (0, false, Vec::new());
-        while let Some(outcome) = storing.next().await {
+        while let Some((counts, outcome)) = storing.next().await {
             match outcome {
-                Ok(()) => held += 1,
+                Ok(()) => held += usize::from(counts),
                 Err(Unstored::Full) => full = true,
                 Err(Unstored::Failed(reason)) => reasons.push(reason),
             }
-            if held >= self.majority {
+            if held >= majority {
                 return Ok(());
             }
         }
@@ -67,8 +69,9 @@ impl Blobs {
 
     async fn ensure_set(&self, set: &[(ChunkHash, &str)]) -> Result<(), Status> {
         let chunks: Vec<ChunkHash> = set.iter().map(|(chunk, _)| *chunk).collect();
-        let tally = Tally::of(self.ask(&chunks), chunks.len(), self.majority).await?;
-        if tally.reports < self.majority {
+        let (majority, _) = self.others.quorum();
+        let tally = Tally::of(self.ask(&chunks), chunks.len(), majority).await?;
+        if tally.reports < majority {
             return Err(status::unavailable("no majority of the nodes could be asked whether it has the blob"));
         }
         // Before anything is brought. What a majority was asked for in vain was never acknowledged.
@@ -77,7 +80,7 @@ impl Blobs {
             return Err(not_stored(field, chunk));
         }
         for ((chunk, field), holders) in set.iter().zip(tally.holders) {
-            if holders < self.majority {
+            if holders < majority {
                 let content = self.obtain(*chunk).await?.ok_or_else(|| not_stored(field, chunk))?;
                 self.spread(*chunk, content).await?;
             }
@@ -85,12 +88,14 @@ impl Blobs {
         Ok(())
     }
 
-    /// Asks every member which of the chunks it has.
+    /// Asks every voter which of the chunks it has.
     fn ask<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reports<'a> {
         let reports: Reports<'a> = FuturesUnordered::new();
-        let here = self.held_here(chunks.to_vec());
-        reports.push(async move { here.await.map(Some).map_err(|error| of_disk(&error)) }.boxed());
-        for member in self.others.members() {
+        if self.others.quorum().1 {
+            let here = self.held_here(chunks.to_vec());
+            reports.push(async move { here.await.map(Some).map_err(|error| of_disk(&error)) }.boxed());
+        }
+        for member in self.others.members().into_iter().filter(|member| member.is_voter) {
             let there = async move {
                 match self.others.held(member, chunks).await {
                     Ok(held) => Ok(Some(held)),

@@ -13,6 +13,7 @@
 //! Deliberately absent: prompts, colours, state between calls.
 
 mod agent;
+mod backup;
 mod breaker;
 mod bus;
 mod checkpoint;
@@ -29,6 +30,8 @@ mod namespace;
 mod output;
 mod project;
 mod queue;
+mod rebuild;
+mod restore;
 mod retry;
 mod route;
 mod schedule;
@@ -91,9 +94,15 @@ enum Command {
     Serve(Box<crate::config::ServeArgs>),
     /// Run a cluster of one on this machine, to try things out
     Dev(crate::config::DevArgs),
-    /// Look at the cluster, move its leader, take a snapshot
+    /// Look at the cluster, change who is in it, find what is wrong
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// Take, plan, list, check and remove copies of the whole state
+    #[command(subcommand)]
+    Backup(backup::Command),
+    /// Make a new cluster from a backup
+    #[command(after_help = restore::HELP)]
+    Restore(restore::RestoreArgs),
     /// See who exists and how busy they are; drain or remove an agent
     #[command(subcommand)]
     Agent(agent::Command),
@@ -215,6 +224,8 @@ async fn dispatch(cli: Cli, out: Out) -> Result<(), Failure> {
         Command::Serve(args) => crate::server::serve(*args).await.map_err(|error| Failure::from_anyhow(&error)),
         Command::Dev(args) => crate::server::dev(args).await.map_err(|error| Failure::from_anyhow(&error)),
         Command::Cluster(command) => cluster::run(&Context::new(global, out)?, command).await,
+        Command::Backup(command) => backup::run(&Context::new(global, out)?, command).await,
+        Command::Restore(args) => restore::run(&Context::new(global, out)?, args).await,
         Command::Agent(command) => agent::run(&Context::new(global, out)?, command).await,
         Command::Task(command) => task::run(&Context::new(global, out)?, command).await,
         Command::Dlq(command) => dlq::run(&Context::new(global, out)?, command).await,

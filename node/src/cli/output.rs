@@ -35,6 +35,24 @@ impl Out {
         Self { format }
     }
 
+    /// One of many results; on a terminal the next one is written over it.
+    pub(crate) fn passing(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        match self.format {
+            Format::Table if std::io::stdout().is_terminal() => {
+                self.raw(format!("\r\x1b[K{}", plain(&text())).as_bytes())
+            }
+            _ => self.event(json, text),
+        }
+    }
+
+    /// Takes away what [`Out::passing`] left on a terminal.
+    pub(crate) fn wipe(&self) -> Result<(), Failure> {
+        match self.format {
+            Format::Table if std::io::stdout().is_terminal() => self.raw(b"\r\x1b[K"),
+            _ => Ok(()),
+        }
+    }
+
     /// The result of a command.
     pub(crate) fn show(&self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
         let mut result = match self.format {

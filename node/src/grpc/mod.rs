@@ -3,6 +3,7 @@
 //! Deliberately absent: writes to the state. [`status`] alone makes a [`tonic::Status`].
 
 mod agents;
+mod backups;
 mod blobs;
 mod breakers;
 mod bus;
@@ -48,6 +49,7 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// Every service of a node.
 pub(crate) fn routes(core: &Arc<Core>) -> Routes {
     use quorate_proto::v1::agents_server::AgentsServer;
+    use quorate_proto::v1::backups_server::BackupsServer;
     use quorate_proto::v1::blobs_server::BlobsServer;
     use quorate_proto::v1::breakers_server::BreakersServer;
     use quorate_proto::v1::bus_server::BusServer;
@@ -97,6 +99,7 @@ pub(crate) fn routes(core: &Arc<Core>) -> Routes {
         .add_service(InNamespace::new(core, |door| {
             TransactServer::new(door).max_decoding_message_size(MAX_MESSAGE_BYTES)
         }))
+        .add_service(InNamespace::new(core, BackupsServer::new))
         .add_service(InNamespace::new(core, BlobsServer::new))
         .add_service(InNamespace::new(core, NamespacesServer::new))
         .add_service(InNamespace::new(core, ClusterServer::new))

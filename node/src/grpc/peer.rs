@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::join_all;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use prost::Message;
@@ -12,6 +11,7 @@ use quorate_proto::peer::peer_server::{Peer, PeerServer};
 use quorate_raft::consensus::network::{CLUSTER_KEY, MAX_MESSAGE_BYTES, NODE_KEY};
 use quorate_raft::consensus::{server, wire};
 use quorate_raft::state::namespaces::DEFAULT;
+use tonic::metadata::MetadataMap;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
@@ -19,6 +19,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::sessions::keep_alive_here;
 use super::status;
 use crate::core::Core;
+use crate::disk::{self, Growth};
+use crate::stop::Reason;
+use crate::{joining, neighbours};
 
 /// The peer service behind its check.
 pub(super) fn service(core: Arc<Core>) -> InterceptedService<PeerServer<PeerDoor>, SameCluster> {
@@ -59,24 +62,32 @@ impl Interceptor for SameCluster {
 
 /// What is committed must be applied by every replica, for ever. A command that this leader does not know (the caller is
 /// newer), or that only a leader may say, does not get that far.
-fn vetted(core: &Core, command: Bytes) -> Result<Bytes, Status> {
+fn vetted(core: &Core, command: Bytes) -> Result<(Bytes, Growth), Status> {
     use quorate_proto::log::command::Body;
     let mut decoded = quorate_proto::log::Command::decode(command.clone())
         .map_err(|error| status::invalid("command", format!("the command does not decode: {error}")))?;
+    let growth = decoded.body.as_ref().map_or(Growth::Grows, disk::growth);
+    if let Some(body) = &decoded.body {
+        core.proposer.check_level(body).map_err(|error| status::not_proposed(&error, None))?;
+    }
     match &mut decoded.body {
         Some(
             Body::Tick(_)
             | Body::ExpireSession(_)
             | Body::FireSchedule(_)
             | Body::DescribeCluster(_)
-            | Body::CompactEvents(_),
+            | Body::CompactEvents(_)
+            | Body::RetireNode(_)
+            | Body::RaiseFeatureLevel(_)
+            | Body::RecordBackup(_)
+            | Body::ForgetTasks(_),
         ) => Err(status::invalid("command", "only a leader says this, and only of itself")),
         // The leader's clock counts, not that of the node that was asked.
         Some(Body::CreateSchedule(request)) => {
             super::schedules::stamp(core, request)?;
-            Ok(decoded.encode_to_vec().into())
+            Ok((decoded.encode_to_vec().into(), growth))
         }
-        Some(_) => Ok(command),
+        Some(_) => Ok((command, growth)),
         None => Err(status::unavailable("the leader is older than this command; try again when it is upgraded")),
     }
 }
@@ -94,7 +105,8 @@ impl PeerDoor {
         requests: impl Stream<Item = Result<pb::AppendRequest, Status>> + Send + 'static,
     ) -> BoxStream<'static, Result<pb::AppendReply, Status>> {
         let closing = self.core.closing.clone();
-        server::append(&self.core.raft, requests).take_until(async move { closing.wait().await }).boxed()
+        let (requests, reason) = disk::while_there_is_room(self.core.disk.clone(), requests);
+        server::append(&self.core.raft, requests).chain(reason).take_until(async move { closing.wait().await }).boxed()
     }
 
     fn log_is_empty(&self) -> bool {
@@ -108,36 +120,21 @@ impl PeerDoor {
         if self.core.joined() {
             return Ok(());
         }
-        let known = *self.core.term_floor.lock();
+        let known = self.core.floor.lock().clone();
         let floor = match known {
             Some(floor) => floor,
             None => {
-                let floor = self.ask_for_terms().await?;
-                *self.core.term_floor.lock() = Some(floor);
+                let floor = joining::ask_for_floor(&self.core).await.map_err(|reason| status::unavailable(&reason))?;
+                *self.core.floor.lock() = Some(floor.clone());
                 floor
             }
         };
         let term = leader.map_or(0, |vote| vote.term);
-        if term < floor {
-            return Err(status::unavailable(&format!("term {term} is over: the others knew of term {floor}")));
-        }
-        Ok(())
-    }
-
-    async fn ask_for_terms(&self) -> Result<u64, Status> {
-        let settings = &self.core.settings;
-        let others = settings.members.iter().filter(|(id, _)| **id != settings.config.node_id);
-        let answers = join_all(others.map(|(id, address)| super::term_of(*id, address))).await;
-        let heard: Vec<u64> = answers.into_iter().flatten().collect();
-        // Any majority that this node was part of has all but one of its members among the others.
-        let members = settings.members.len();
-        let needed = members - (members / 2 + 1) + 1;
-        if heard.len() < needed.min(members - 1) {
-            let message =
-                format!("this node's disk is empty: it follows nobody before {needed} others have said what they know");
+        if term < floor.term {
+            let message = format!("term {term} is over: the others knew of term {}", floor.term);
             return Err(status::unavailable(&message));
         }
-        Ok(heard.into_iter().max().unwrap_or(0))
+        Ok(())
     }
 
     /// Replication reaches an empty log that was not empty when the leader last looked: says so before it sees it.
@@ -146,14 +143,30 @@ impl PeerDoor {
             return Ok(());
         }
         let leader_id = first.vote.map_or(0, |vote| vote.node_id);
-        let Some(address) = self.core.settings.members.get(&leader_id) else {
+        let Some(address) = self.address_of(leader_id) else {
             return Err(status::invalid("vote", format!("node {leader_id} is not a member")));
         };
         tracing::info!(leader = leader_id, "this node's log is empty; telling the leader");
         let node_id = self.core.settings.config.node_id;
-        let mut leader = self.core.peers.client(address)?;
+        let mut leader = self.core.peers.client(&address)?;
         leader.rejoin(self.core.peers.request(pb::RejoinRequest { node_id })).await?;
         Ok(())
+    }
+
+    /// A log that ends before what it has acknowledged to this very leader has lost something: its node takes no further part.
+    async fn check_log(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let lost = server::lost_entries(&self.core.log, metadata).await.map_err(|fatal| status::fault(&fatal))?;
+        let Some(fault) = lost else { return Ok(()) };
+        let advice = format!("{fault}: rebuild it with `quorate cluster rebuild`");
+        self.core.stop.now(Reason::Fault(advice));
+        Err(status::unavailable(&fault))
+    }
+
+    /// An empty log names no members: then the others have.
+    fn address_of(&self, node_id: u64) -> Option<String> {
+        let members = self.core.members();
+        let told = || self.core.floor.lock().as_ref().and_then(|floor| floor.addresses.get(&node_id).cloned());
+        members.get(&node_id).cloned().or_else(told)
     }
 
     /// A node that has forgotten its votes (a wiped disk) gives none until it has caught up. A request from an empty log
@@ -177,10 +190,11 @@ impl Peer for PeerDoor {
         &self,
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let mut requests = request.into_inner();
         if self.core.joined() {
-            return Ok(Response::new(self.replicate(requests)));
+            self.check_log(request.metadata()).await?;
+            return Ok(Response::new(self.replicate(request.into_inner())));
         }
+        let mut requests = request.into_inner();
         let Some(first) = requests.message().await? else { return Ok(Response::new(stream::empty().boxed())) };
         self.may_follow(first.vote.as_ref()).await?;
         self.tell_of_lost_disk(&first).await?;
@@ -213,6 +227,9 @@ impl Peer for PeerDoor {
         &self,
         request: Request<Streaming<pb::SnapshotPiece>>,
     ) -> Result<Response<pb::SnapshotReply>, Status> {
+        if !self.core.disk.takes_entries() {
+            return Err(disk::full());
+        }
         let layout = self.core.replica.layout();
         let receiving = server::begin_snapshot(layout, request.into_inner()).await?;
         self.may_follow(receiving.vote()).await?;
@@ -222,8 +239,8 @@ impl Peer for PeerDoor {
     /// Proposed here or not at all: a command is passed on once.
     async fn forward(&self, request: Request<pb::ForwardRequest>) -> Result<Response<pb::ForwardReply>, Status> {
         let command = request.into_inner().command;
-        let command = vetted(&self.core, command)?;
-        match self.core.proposer.propose_here(command, None).await {
+        let (command, growth) = vetted(&self.core, command)?;
+        match self.core.proposer.propose_here(command, growth, None).await {
             Ok(answer) => Ok(Response::new(pb::ForwardReply { answer: answer.encode_to_vec().into() })),
             Err(error) => Err(status::not_proposed(&error, self.core.leader_hint())),
         }
@@ -240,6 +257,7 @@ impl Peer for PeerDoor {
         let node_id = request.into_inner().node_id;
         tracing::warn!(node_id, "a member has lost its disk and begins again from nothing");
         server::rejoin(&self.core.raft, node_id).await?;
+        self.core.peers.forget_acknowledged(node_id);
         Ok(Response::new(pb::RejoinReply {}))
     }
 
@@ -252,6 +270,10 @@ impl Peer for PeerDoor {
         let namespace = if request.namespace.is_empty() { DEFAULT } else { request.namespace.as_str() };
         let response = keep_alive_here(&self.core, &namespace.into(), &request.session_id).await?;
         Ok(Response::new(pb::PeerKeepAliveReply { response: Some(response) }))
+    }
+
+    async fn health(&self, _: Request<pb::HealthRequest>) -> Result<Response<pb::HealthReply>, Status> {
+        Ok(Response::new(neighbours::own(&self.core)))
     }
 
     async fn store_chunk(

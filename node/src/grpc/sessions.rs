@@ -64,7 +64,7 @@ pub(super) async fn keep_alive_here(
 ) -> Result<KeepAliveResponse, Status> {
     let acked = core.raft.as_leader().ok().and_then(|leader| leader.last_quorum_acked());
     let limit = Duration::from_millis(core.settings.config.election_max_ms);
-    let single = core.settings.members.len() == 1;
+    let single = core.is_alone();
     if !single && acked.is_none_or(|at| at.elapsed() >= limit) {
         return Err(status::unavailable("this leader has not heard from a majority lately"));
     }

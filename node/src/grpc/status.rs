@@ -94,6 +94,16 @@ pub(crate) fn not_proposed(error: &ProposeError, leader: Option<String>) -> Stat
             insert(status.metadata_mut(), NO_EFFECT_KEY, "1");
             status
         }
+        ProposeError::DiskLow(message) => rejected(&Rejection {
+            code: RejectionCode::ResourceExhausted as i32,
+            field: crate::disk::FIELD.to_owned(),
+            message: message.clone(),
+        }),
+        ProposeError::TooNew(message) => rejected(&Rejection {
+            code: RejectionCode::FailedPrecondition as i32,
+            field: String::new(),
+            message: message.clone(),
+        }),
         ProposeError::TooLarge(_) => Status::invalid_argument(error.to_string()),
         ProposeError::Unknown(_) => Status::unknown(error.to_string()),
     };

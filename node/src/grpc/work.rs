@@ -67,7 +67,7 @@ fn stands(door: &Door, request: &WorkRequest) -> bool {
 pub(super) fn leads(core: &Core) -> bool {
     let Ok(leader) = core.raft.as_leader() else { return false };
     let limit = Duration::from_millis(core.settings.config.election_max_ms * 2);
-    core.settings.members.len() == 1 || leader.last_quorum_acked().is_some_and(|at| at.elapsed() < limit)
+    core.is_alone() || leader.last_quorum_acked().is_some_and(|at| at.elapsed() < limit)
 }
 
 fn events(

@@ -4,9 +4,14 @@
 //! wire is never idle for a round trip. A peer that stops answering while requests wait is given up after
 //! `STALLED`, whatever TCP believes.
 //!
+//! Every replication stream opens with what the peer has acknowledged to this leader ([`ACKNOWLEDGED_KEY`]). A peer that has
+//! less has a damaged disk and stops ([`super::server::lost_entries`]); if it answers instead that it lacks entries which it
+//! acknowledged, openraft does not hear of it: it would take that for a fault of its own and count on what is gone.
+//!
 //! Invariant: a failure to reach a peer is an error, never a granted pre-vote.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,25 +26,31 @@ use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory};
+use openraft::{ErrorSubject, ErrorVerb, OptionalSend, RPCTypes, RaftNetworkFactory, StorageError};
 use parking_lot::Mutex;
 use quorate_proto::peer as pb;
 use quorate_proto::peer::peer_client::PeerClient;
 use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
+use xxhash_rust::xxh3::Xxh3;
 
-use super::types::{TypeConfig, Vote};
+use super::types::{LogId, TypeConfig, Vote};
 use super::wire;
-use crate::storage::snapshot::{SnapshotDir, file_digest, list_files};
+use crate::error::Fatal;
+use crate::storage::snapshot::{FileDigest, SnapshotDir};
 
 /// Metadata that names the caller's cluster; a node of another cluster refuses the call.
 pub const CLUSTER_KEY: &str = "quorate-cluster";
 
 /// Metadata that names the node a call is meant for; another that answers at its address refuses it.
 pub const NODE_KEY: &str = "quorate-node";
+
+/// Metadata that says what the peer has acknowledged to the leader that calls: the leader's term and the highest index, as
+/// `term:index`.
+pub const ACKNOWLEDGED_KEY: &str = "quorate-acknowledged";
 
 /// A replication stream without an answer for this long, while some are owed, is broken.
 const STALLED: Duration = Duration::from_secs(3);
@@ -61,13 +72,24 @@ struct PeersInner {
     this_node: u64,
     cluster: MetadataValue<Ascii>,
     channels: Mutex<BTreeMap<String, Channel>>,
+    acknowledged: Mutex<BTreeMap<u64, Acknowledged>>,
+}
+
+/// What a peer has acknowledged to this node, as the leader of one term.
+#[derive(Debug, Clone, Copy, Default)]
+struct Acknowledged {
+    term: u64,
+    index: u64,
+    /// The log says once that entries are gone, however often it is tried.
+    told: bool,
 }
 
 impl Peers {
     /// Connections that speak for `this_node` of `cluster_id`.
     pub fn new(this_node: u64, cluster_id: &str) -> Result<Self, String> {
         let cluster = cluster_id.parse().map_err(|_| format!("cluster id {cluster_id:?} is not plain ASCII"))?;
-        Ok(Peers { inner: Arc::new(PeersInner { this_node, cluster, channels: Mutex::default() }) })
+        let (channels, acknowledged) = (Mutex::default(), Mutex::default());
+        Ok(Peers { inner: Arc::new(PeersInner { this_node, cluster, channels, acknowledged }) })
     }
 
     /// A client for the peer at `address` (`host:port`).
@@ -89,6 +111,45 @@ impl Peers {
         let mut request = Request::new(message);
         request.metadata_mut().insert(CLUSTER_KEY, self.inner.cluster.clone());
         request
+    }
+
+    /// A member has lost its disk and said so: what it acknowledged does not count any more.
+    pub fn forget_acknowledged(&self, target: u64) {
+        self.inner.acknowledged.lock().remove(&target);
+    }
+
+    /// Takes note of what a peer acknowledges to the leader of this term.
+    fn acknowledged(&self, target: u64, term: u64, log_id: Option<&LogId>) {
+        let Some(index) = log_id.map(|log_id| log_id.index) else { return };
+        let mut all = self.inner.acknowledged.lock();
+        let known = all.entry(target).or_default();
+        if known.term < term {
+            *known = Acknowledged { term, index, told: false };
+        } else if known.term == term {
+            known.index = known.index.max(index);
+        }
+    }
+
+    /// A peer says that it lacks the entry at `missing`. If it acknowledged that to the leader of this very term, who never
+    /// takes anything back, its log has lost it.
+    fn check_conflict(&self, target: u64, term: u64, missing: &LogId) -> Result<(), Unreachable<TypeConfig>> {
+        let mut all = self.inner.acknowledged.lock();
+        let Some(known) = all.get_mut(&target).filter(|known| known.term == term && missing.index <= known.index)
+        else {
+            return Ok(());
+        };
+        let (missing, index) = (missing.index, known.index);
+        let message = format!("node {target} lacks entry {missing} of those that it acknowledged, up to {index}");
+        if !known.told {
+            known.told = true;
+            tracing::error!("{message}: its data is damaged; stop it and run `quorate cluster rebuild` there");
+        }
+        Err(Unreachable::from_string(message))
+    }
+
+    fn acknowledged_metadata(&self, target: u64) -> Option<MetadataValue<Ascii>> {
+        let known = self.inner.acknowledged.lock().get(&target).copied()?;
+        format!("{}:{}", known.term, known.index).parse().ok()
     }
 }
 
@@ -196,23 +257,32 @@ impl NetStreamAppend<TypeConfig> for Peer {
         async move {
             let mut client = self.client()?;
             let owed = Arc::new(AtomicU64::new(0));
-            let sent = owed.clone();
+            let term = Arc::new(AtomicU64::new(0));
+            let (sent, leaders) = (owed.clone(), term.clone());
             let outbound = input.map(move |request| {
                 sent.fetch_add(1, Ordering::Relaxed);
+                leaders.store(request.vote.leader_id.term, Ordering::Relaxed);
                 append_request(&request)
             });
-            let open = client.append(self.request(outbound));
+            let mut request = self.request(outbound);
+            if let Some(acknowledged) = self.peers.acknowledged_metadata(self.target) {
+                request.metadata_mut().insert(ACKNOWLEDGED_KEY, acknowledged);
+            }
+            let open = client.append(request);
             let answers = match tokio::time::timeout(STALLED.max(option.soft_ttl()), open).await {
                 Ok(Ok(response)) => response.into_inner(),
                 Ok(Err(status)) => return Err(failure(&status)),
                 Err(_) => return Err(self.timeout(RPCTypes::AppendEntries, STALLED).into()),
             };
             let stalled = self.timeout(RPCTypes::AppendEntries, STALLED);
+            let (peers, target) = (self.peers.clone(), self.target);
             let results = stream::unfold(Some(answers), move |state| {
                 let (owed, stalled) = (owed.clone(), stalled.clone());
+                let (peers, term) = (peers.clone(), term.clone());
                 async move {
                     let mut answers = state?;
-                    match next_answer(&mut answers, &owed, stalled).await {
+                    let answer = next_answer(&mut answers, &owed, stalled).await;
+                    match answer.map(|answer| heard(&peers, target, term.load(Ordering::Relaxed), answer)) {
                         Some(Ok(result)) => Some((Ok(result), Some(answers))),
                         Some(Err(error)) => Some((Err(error), None)),
                         None => None,
@@ -244,6 +314,21 @@ async fn next_answer(
             Err(_) => {}
         }
     }
+}
+
+/// Takes note of an answer, and holds back one that cannot be true of a sound log.
+fn heard(
+    peers: &Peers,
+    target: u64,
+    term: u64,
+    answer: Result<StreamAppendResult<TypeConfig>, Rpc>,
+) -> Result<StreamAppendResult<TypeConfig>, Rpc> {
+    match &answer {
+        Ok(Ok(matched)) => peers.acknowledged(target, term, matched.as_ref()),
+        Ok(Err(StreamAppendError::Conflict(missing))) => peers.check_conflict(target, term, missing)?,
+        Ok(Err(StreamAppendError::HigherVote(_))) | Err(_) => {}
+    }
+    answer
 }
 
 fn append_request(request: &AppendEntriesRequest<TypeConfig>) -> pb::AppendRequest {
@@ -329,7 +414,8 @@ impl NetSnapshot<TypeConfig> for Peer {
         let mut client = self.client().map_err(StreamingError::from)?;
         // Two pieces ahead: the reader of the disk never runs far in front of the network.
         let (pieces, outbound) = mpsc::channel(2);
-        let reader = tokio::spawn(read_pieces(wire::vote(&vote), snapshot, pieces));
+        let (damage, mut damaged) = oneshot::channel();
+        let reader = tokio::spawn(read_pieces(wire::vote(&vote), snapshot, pieces, damage));
         let outbound = tokio_stream::wrappers::ReceiverStream::new(outbound);
         let call = client.install_snapshot(self.request(outbound));
         let reply = tokio::select! {
@@ -337,17 +423,58 @@ impl NetSnapshot<TypeConfig> for Peer {
                 reader.abort();
                 return Err(StreamingError::Closed(closed));
             }
-            reply = self.call(RPCTypes::InstallSnapshot, &option, call) => reply?,
+            reply = self.call(RPCTypes::InstallSnapshot, &option, call) => match (reply, damaged.try_recv()) {
+                // The receiver complains of a snapshot that is short; why it is, only the reader knows.
+                (_, Ok(fatal)) => return Err(damaged_here(fatal).into()),
+                (reply, Err(_)) => reply?,
+            },
         };
         let vote = reply.vote.as_ref().map(wire::read_vote).ok_or_else(|| malformed("its vote"))?;
         Ok(SnapshotResponse::new(vote))
     }
 }
 
+/// This node's own files are not what they were: openraft stops it.
+fn damaged_here(fatal: Fatal) -> StorageError<TypeConfig> {
+    StorageError::from_io_error(ErrorSubject::Snapshot(None), ErrorVerb::Read, fatal.into())
+}
+
+/// Why a snapshot was not sent to its end.
+enum NotSent {
+    /// The peer is gone or does not want it.
+    Refused,
+    /// It cannot be sent to anybody.
+    Damaged(Fatal),
+}
+
+impl From<Fatal> for NotSent {
+    fn from(error: Fatal) -> Self {
+        NotSent::Damaged(error)
+    }
+}
+
+impl From<std::io::Error> for NotSent {
+    fn from(error: std::io::Error) -> Self {
+        NotSent::Damaged(error.into())
+    }
+}
+
 /// Reads a snapshot's files and sends them in pieces. An error ends the stream early: the receiver sees it is short.
-async fn read_pieces(vote: pb::Vote, snapshot: Snapshot, pieces: mpsc::Sender<pb::SnapshotPiece>) {
-    if let Err(error) = try_read_pieces(vote, &snapshot, &pieces).await {
-        tracing::warn!(%error, "sending a snapshot ended early");
+async fn read_pieces(
+    vote: pb::Vote,
+    snapshot: Snapshot,
+    pieces: mpsc::Sender<pb::SnapshotPiece>,
+    damage: oneshot::Sender<Fatal>,
+) {
+    match try_read_pieces(vote, &snapshot, &pieces).await {
+        Ok(()) => {}
+        Err(NotSent::Refused) => tracing::warn!("sending a snapshot ended early: the connection was closed"),
+        Err(NotSent::Damaged(fatal)) => {
+            tracing::error!(%fatal, "a snapshot cannot be sent");
+            if damage.send(fatal).is_err() {
+                tracing::debug!("the snapshot was not wanted any more");
+            }
+        }
     }
 }
 
@@ -355,41 +482,121 @@ async fn try_read_pieces(
     vote: pb::Vote,
     snapshot: &Snapshot,
     pieces: &mpsc::Sender<pb::SnapshotPiece>,
-) -> std::io::Result<()> {
-    let dir = snapshot.snapshot.path().to_owned();
-    let listed = dir.clone();
-    let files = tokio::task::spawn_blocking(move || -> Result<Vec<pb::SnapshotFile>, crate::error::Fatal> {
-        let mut files = Vec::new();
-        for (name, bytes) in list_files(&listed)? {
-            let digest = file_digest(&listed.join(&name))?.to_be_bytes();
-            files.push(pb::SnapshotFile { name, bytes, digest: Bytes::copy_from_slice(&digest) });
-        }
-        Ok(files)
-    })
-    .await??;
-    let header =
-        pb::SnapshotHeader { vote: Some(vote), meta: Some(wire::snapshot_meta(&snapshot.meta)), files: files.clone() };
-    let gone = || std::io::Error::other("the connection was closed");
-    pieces
-        .send(pb::SnapshotPiece { piece: Some(pb::snapshot_piece::Piece::Header(header)) })
-        .await
-        .map_err(|_| gone())?;
+) -> Result<(), NotSent> {
+    let dir = snapshot.snapshot.clone();
+    let files = tokio::task::spawn_blocking(move || dir.files()).await.map_err(std::io::Error::other)??;
+    let listed = |file: &FileDigest| pb::SnapshotFile {
+        name: file.name.clone(),
+        bytes: file.bytes,
+        digest: Bytes::copy_from_slice(&file.digest.to_be_bytes()),
+    };
+    let header = pb::SnapshotHeader {
+        vote: Some(vote),
+        meta: Some(wire::snapshot_meta(&snapshot.meta)),
+        files: files.iter().map(listed).collect(),
+    };
+    send(pieces, pb::snapshot_piece::Piece::Header(header)).await?;
     for (number, file) in files.iter().enumerate() {
-        let mut reader = tokio::fs::File::open(dir.join(&file.name)).await?;
-        let mut offset = 0;
-        while offset < file.bytes {
-            let want = CHUNK_BYTES.min((file.bytes - offset) as usize);
-            let mut data = BytesMut::zeroed(want);
-            reader.read_exact(&mut data).await?;
-            let data = data.freeze();
-            let crc32 = crc32fast::hash(&data);
-            let chunk = pb::FileChunk { file: number as u32, offset, data, crc32 };
-            pieces
-                .send(pb::SnapshotPiece { piece: Some(pb::snapshot_piece::Piece::Chunk(chunk)) })
-                .await
-                .map_err(|_| gone())?;
-            offset += want as u64;
-        }
+        send_file(number as u32, file, snapshot.snapshot.path(), pieces).await?;
     }
     Ok(())
+}
+
+async fn send(pieces: &mpsc::Sender<pb::SnapshotPiece>, piece: pb::snapshot_piece::Piece) -> Result<(), NotSent> {
+    pieces.send(pb::SnapshotPiece { piece: Some(piece) }).await.map_err(|_| NotSent::Refused)
+}
+
+/// Sends one file, unless it is not what it was when the snapshot was taken: then its last piece stays here.
+async fn send_file(
+    number: u32,
+    file: &FileDigest,
+    dir: &Path,
+    pieces: &mpsc::Sender<pb::SnapshotPiece>,
+) -> Result<(), NotSent> {
+    let path = dir.join(&file.name);
+    let damaged = || Fatal::Corrupt(format!("{} is not what it was when the snapshot was taken", path.display()));
+    let mut reader = tokio::fs::File::open(&path).await?;
+    if reader.metadata().await?.len() != file.bytes {
+        return Err(damaged().into());
+    }
+    let mut hash = Xxh3::new();
+    let mut offset = 0;
+    while offset < file.bytes {
+        let want = CHUNK_BYTES.min((file.bytes - offset) as usize);
+        let mut data = BytesMut::zeroed(want);
+        reader.read_exact(&mut data).await?;
+        hash.update(&data);
+        if offset + want as u64 == file.bytes && hash.digest128() != file.digest {
+            return Err(damaged().into());
+        }
+        let data = data.freeze();
+        let crc32 = crc32fast::hash(&data);
+        send(pieces, pb::snapshot_piece::Piece::Chunk(pb::FileChunk { file: number, offset, data, crc32 })).await?;
+        offset += want as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::storage::snapshot::{file_digest, write_digests};
+
+    fn at(index: u64) -> LogId {
+        LogId::new_term_index(1, index)
+    }
+
+    fn conflict(index: u64) -> Result<StreamAppendResult<TypeConfig>, Rpc> {
+        Ok(Err(StreamAppendError::Conflict(at(index))))
+    }
+
+    #[test]
+    fn a_peer_that_lacks_what_it_acknowledged_is_held_back() {
+        let peers = Peers::new(1, "test").unwrap();
+        let is_heard = |target, term, answer| heard(&peers, target, term, answer).is_ok();
+        assert!(is_heard(2, 5, conflict(9)), "it has acknowledged nothing yet");
+        assert!(
+            is_heard(2, 5, Ok(Ok(Some(at(7))))) && is_heard(2, 5, Ok(Ok(Some(at(3))))) && is_heard(2, 5, Ok(Ok(None)))
+        );
+        assert!(is_heard(2, 5, conflict(8)), "it never had that one");
+        assert!(!is_heard(2, 5, conflict(7)) && !is_heard(2, 5, conflict(1)));
+        assert!(is_heard(3, 5, conflict(7)), "another peer");
+        assert!(is_heard(2, 6, conflict(7)), "another leader may have taken it back");
+        assert_eq!(peers.acknowledged_metadata(2).unwrap(), "5:7");
+        assert!(is_heard(2, 6, Ok(Ok(Some(at(2))))) && is_heard(2, 6, conflict(7)));
+        assert_eq!(peers.acknowledged_metadata(2).unwrap(), "6:2");
+    }
+
+    #[test]
+    fn a_lost_disk_may_begin_again() {
+        let peers = Peers::new(1, "test").unwrap();
+        assert!(heard(&peers, 2, 5, Ok(Ok(Some(at(7))))).is_ok());
+        peers.forget_acknowledged(2);
+        assert!(heard(&peers, 2, 5, conflict(0)).is_ok());
+        assert!(peers.acknowledged_metadata(2).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_has_changed_is_not_sent_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("000001.sst");
+        fs::write(&path, "as it was").unwrap();
+        let digest = file_digest(&path).unwrap();
+        write_digests(dir.path(), &[FileDigest { name: "000001.sst".to_owned(), bytes: 9, digest }]).unwrap();
+        for (content, is_sound) in [("as it was", true), ("as it is.", false), ("as it", false)] {
+            fs::write(&path, content).unwrap();
+            let snapshot = Snapshot { meta: Default::default(), snapshot: SnapshotDir::new(dir.path().to_owned()) };
+            let (pieces, mut sent) = mpsc::channel(8);
+            let result = try_read_pieces(pb::Vote::default(), &snapshot, &pieces).await;
+            assert_eq!(result.is_ok(), is_sound, "{content}");
+            drop(pieces);
+            let mut count = 0;
+            while sent.recv().await.is_some() {
+                count += 1;
+            }
+            assert_eq!(count, if is_sound { 2 } else { 1 }, "{content}");
+        }
+    }
 }

@@ -5,17 +5,24 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse};
 use quorate_proto::peer as pb;
+use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 
+use super::log_storage::LogStorage;
+use super::network::ACKNOWLEDGED_KEY;
 use super::types::{Raft, SnapshotMeta, TypeConfig};
 use super::wire;
 use crate::error::Fatal;
 use crate::storage::dir::sync_dir;
-use crate::storage::snapshot::{Layout, SnapshotDir, file_digest};
+use crate::storage::snapshot::{FileDigest, Layout, SnapshotDir, file_digest, write_digests};
+
+/// A snapshot that is being installed makes the log short for a moment. What is lost is still lost after this.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 fn bad(error: impl std::fmt::Display) -> Status {
     Status::invalid_argument(error.to_string())
@@ -64,6 +71,25 @@ pub fn append(
         };
         Ok(pb::AppendReply { result: Some(result) })
     })
+}
+
+/// Whether this node's log lacks what it has acknowledged to the leader that opens a replication stream with this metadata,
+/// and what to say then. Only the leader of a later term may have taken entries back, and it is not listened to any more
+/// once its vote is known here.
+pub async fn lost_entries(log: &LogStorage, metadata: &MetadataMap) -> Result<Option<String>, Fatal> {
+    let said = metadata.get(ACKNOWLEDGED_KEY).and_then(|value| value.to_str().ok()).and_then(|said| {
+        let (term, index) = said.split_once(':')?;
+        Some((term.parse().ok()?, index.parse().ok()?))
+    });
+    let Some((term, index)) = said else { return Ok(None) };
+    if !log.has_lost(term, index)? {
+        return Ok(None);
+    }
+    tokio::time::sleep(SECOND_LOOK).await;
+    let lost = log.has_lost(term, index)?;
+    Ok(lost.then(|| {
+        format!("this node's log has lost entries that it had acknowledged to the leader of term {term}, up to {index}")
+    }))
 }
 
 fn read_vote(request: &pb::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
@@ -209,15 +235,19 @@ impl Receiving {
     /// Checks every file against the header, makes all durable, and reads from the snapshot itself what it covers.
     fn finish(mut self) -> Result<(SnapshotDir, SnapshotMeta), Fatal> {
         self.close()?;
+        let mut files = Vec::with_capacity(self.header.files.len());
         for file in &self.header.files {
             let path = self.dir.path().join(&file.name);
             if file.bytes == 0 {
                 File::create(&path)?.sync_all()?;
             }
-            if file_digest(&path)?.to_be_bytes() != file.digest.as_ref() {
+            let digest = file_digest(&path)?;
+            if digest.to_be_bytes() != file.digest.as_ref() {
                 return Err(Fatal::Corrupt(format!("snapshot file {} does not match its digest", file.name)));
             }
+            files.push(FileDigest { name: file.name.clone(), bytes: file.bytes, digest });
         }
+        write_digests(self.dir.path(), &files)?;
         sync_dir(self.dir.path())?;
         let meta = super::state_machine::meta(&self.dir.head()?)?;
         let promised = self.header.meta.and_then(|m| m.last_log_id).as_ref().map(wire::read_log_id);

@@ -35,7 +35,10 @@ impl StateMachine {
     }
 }
 
-fn applicable(log_id: &LogId, payload: EntryPayload<Payload, u64, openraft::impls::BasicNode>) -> Applicable {
+pub(super) fn applicable(
+    log_id: &LogId,
+    payload: EntryPayload<Payload, u64, openraft::impls::BasicNode>,
+) -> Applicable {
     let content = match payload {
         EntryPayload::Blank => Content::Blank,
         EntryPayload::Normal(Payload(bytes)) => Content::Batch(bytes),

@@ -4,13 +4,14 @@
 //! rooms below it. There is no cycle:
 //!
 //! ```text
-//! sessions ──▶ tasks ──▶ agents, breakers, dispatch, retries, progress, locks        cluster
+//! sessions ──▶ tasks ──▶ agents, breakers, dispatch, retries, progress, locks        namespaces ──▶ cluster    backups
 //! fence ──▶ tasks, locks
 //! schedules ──▶ tasks    breakers ──▶ agents    sessions ──▶ agents, locks, kv, bus
 //! transact ──▶ kv, bus ──▶ blobs                news ──▶ bus
 //! ```
 //!
-//! All of it exists once in each namespace ([`namespaces`]); a room never sees more than its own.
+//! All of it exists once in each namespace ([`namespaces`]); a room never sees more than its own. `cluster` and `backups`
+//! are the cluster's: their rows are in no namespace.
 //!
 //! Deliberately absent: clocks, randomness, threads, `await`, configuration, floats, hash maps, RocksDB. Time and chance
 //! arrive in [`Ctx`], drawn by the proposer. The lint table of this crate denies the rest.
@@ -21,6 +22,7 @@
 //! - **Indexes are derived.** After any sequence of commands they equal those rebuilt from a scan of the rows.
 
 pub mod agents;
+pub mod backups;
 pub mod blobs;
 pub mod breakers;
 pub mod bus;

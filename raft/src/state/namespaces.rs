@@ -19,6 +19,7 @@ use quorate_proto::v1::{
 };
 
 use crate::error::{Fatal, Outcome, exhausted, invalid, not_found, precondition};
+use crate::state::cluster::Cluster;
 use crate::state::{Ctx, Out, Rooms};
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows::{self, Rows};
@@ -59,20 +60,22 @@ impl Part {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespaces {
     parts: BTreeMap<Arc<str>, Part>,
+    /// What is about all of them.
+    pub cluster: Cluster,
 }
 
 impl Default for Namespaces {
     fn default() -> Self {
         let row = Namespace { name: DEFAULT.to_owned(), ..Namespace::default() };
         let part = Part::new(row, Rooms::default());
-        Namespaces { parts: BTreeMap::from([(part.name.clone(), part)]) }
+        Namespaces { parts: BTreeMap::from([(part.name.clone(), part)]), cluster: Cluster::default() }
     }
 }
 
 impl Namespaces {
     /// Builds every index of every namespace from the rows.
     pub fn rebuild(rows: &dyn Rows) -> Result<Self, Fatal> {
-        let mut namespaces = Namespaces::default();
+        let mut namespaces = Namespaces { cluster: Cluster::rebuild(rows)?, ..Namespaces::default() };
         let mut found = vec![namespaces.default_part().row.clone()];
         rows::scan_prefix::<Namespace>(rows, &Key::table(Table::Namespace), |_, row| {
             found.push(row);

@@ -5,6 +5,7 @@
 //! | Head | `01` | — | `log.StateHead` |
 //! | Cluster | `02` | — | `v1.ClusterInfo` |
 //! | Namespace | `03` | name | `v1.Namespace` |
+//! | Backups | `04` | — | `v1.BackupsRow` |
 //! | Session | `10` | session id | `v1.Session` |
 //! | Request | `11` | session id, sequence | `done_below` (8 bytes), then `log.Answer` |
 //! | Agent | `20` | agent id | `v1.Agent` |
@@ -69,6 +70,7 @@ pub enum Table {
     Head = 0x01,
     Cluster = 0x02,
     Namespace = 0x03,
+    Backups = 0x04,
     Session = 0x10,
     Request = 0x11,
     Agent = 0x20,

@@ -17,12 +17,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rocksdb::{
-    ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions,
-    WriteBatch, WriteOptions,
+    ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, FlushOptions, IteratorMode, Options,
+    ReadOptions, WriteBatch, WriteOptions,
 };
 
 use crate::error::Fatal;
@@ -34,6 +35,9 @@ const QUEUE_LEN: usize = 4_096;
 const CACHE_BYTES: usize = 64 << 20;
 /// One group is cut here, so that a single fsync stays short.
 const GROUP_BYTES: usize = 8 << 20;
+/// How far back [`LogDb::sync_times`] looks, and how many writes it remembers at most.
+const SYNC_WINDOW: Duration = Duration::from_secs(5);
+const SYNCS_KEPT: usize = 4_096;
 
 /// Called once, when the write is durable or has failed.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -60,6 +64,8 @@ struct Shared {
     db: DB,
     cache: Mutex<Cache>,
     failed: Mutex<Option<String>>,
+    /// When the newest synced writes ended, and how long each took, in microseconds.
+    syncs: Mutex<VecDeque<(Instant, u64)>>,
 }
 
 /// The log of one node. Cheap to clone; the last handle stops the writer.
@@ -88,14 +94,18 @@ impl Drop for Writer {
 impl LogDb {
     /// Opens or creates the log in `path`. A torn last write, never acknowledged, is dropped; damage before it refuses
     /// to open. `first` is the smallest index not purged.
-    pub fn open(path: &Path, first: impl FnOnce(&dyn Fn(&str) -> Option<Bytes>) -> u64) -> Result<Self, Fatal> {
-        let (db_options, cf_options) = options();
+    pub fn open(
+        path: &Path,
+        write_buffer_bytes: u64,
+        first: impl FnOnce(&dyn Fn(&str) -> Option<Bytes>) -> u64,
+    ) -> Result<Self, Fatal> {
+        let (db_options, cf_options) = options(write_buffer_bytes);
         let families = [ENTRIES, META].map(|name| ColumnFamilyDescriptor::new(name, cf_options.clone()));
         let db = DB::open_cf_descriptors(&db_options, path, families)?;
         let meta = |key: &str| cf(&db, META).ok().and_then(|m| db.get_cf(m, key).ok().flatten()).map(Bytes::from);
         let first = first(&meta);
-        let shared =
-            Arc::new(Shared { db, cache: Mutex::new(Cache { first, ..Cache::default() }), failed: Mutex::new(None) });
+        let cache = Mutex::new(Cache { first, ..Cache::default() });
+        let shared = Arc::new(Shared { db, cache, failed: Mutex::default(), syncs: Mutex::default() });
         let (queue, jobs) = sync_channel(QUEUE_LEN);
         let thread = std::thread::Builder::new().name("log-writer".to_owned()).spawn({
             let shared = shared.clone();
@@ -236,6 +246,29 @@ impl LogDb {
             .sum()
     }
 
+    /// How long synced writes of the last seconds took, in microseconds: half of them at most the first number, all but
+    /// one in a hundred at most the second. Zeros: there were none.
+    pub fn sync_times(&self) -> (u64, u64) {
+        let now = now();
+        let syncs = self.shared.syncs.lock();
+        let recent = syncs.iter().filter(|(ended, _)| now.saturating_duration_since(*ended) <= SYNC_WINDOW);
+        let mut times: Vec<u64> = recent.map(|(_, micros)| *micros).collect();
+        drop(syncs);
+        times.sort_unstable();
+        (percentile(&times, 50), percentile(&times, 99))
+    }
+
+    /// Gives back the space of what was purged.
+    pub fn compact(&self) -> Result<(), Fatal> {
+        let db = &self.shared.db;
+        let families = [cf(db, ENTRIES)?, cf(db, META)?];
+        db.flush_cfs_opt(&families, &FlushOptions::default())?;
+        for family in families {
+            db.compact_range_cf::<&[u8], &[u8]>(family, None, None);
+        }
+        Ok(())
+    }
+
     fn send(&self, op: Op) {
         let Some(queue) = &self.writer.queue else { return };
         // A full queue means the disk is far behind: waiting here is the back-pressure. It never holds a lock.
@@ -306,7 +339,35 @@ fn write_group(shared: &Shared, group: &[Op]) -> io::Result<()> {
     }
     let mut options = WriteOptions::default();
     options.set_sync(sync);
-    db.write_opt(batch, &options).map_err(|e| io::Error::other(e.to_string()))
+    let began = now();
+    db.write_opt(batch, &options).map_err(|e| io::Error::other(e.to_string()))?;
+    if sync {
+        note_sync(shared, began);
+    }
+    Ok(())
+}
+
+/// How long the disk takes is told to operators and is no part of the state.
+#[allow(clippy::disallowed_methods)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn note_sync(shared: &Shared, began: Instant) {
+    let ended = now();
+    let micros = u64::try_from((ended - began).as_micros()).unwrap_or(u64::MAX);
+    let mut syncs = shared.syncs.lock();
+    if syncs.len() == SYNCS_KEPT {
+        syncs.pop_front();
+    }
+    // Nought says that there was no write at all.
+    syncs.push_back((ended, micros.max(1)));
+}
+
+/// The nearest rank: the smallest of `sorted` that so many percent of them do not exceed.
+fn percentile(sorted: &[u64], percent: usize) -> u64 {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    rank.checked_sub(1).and_then(|at| sorted.get(at)).copied().unwrap_or(0)
 }
 
 fn finish(op: Op, result: &io::Result<()>) {
@@ -359,18 +420,35 @@ fn cf<'a>(db: &'a DB, name: &str) -> Result<&'a rocksdb::ColumnFamily, Fatal> {
     db.cf_handle(name).ok_or_else(|| Fatal::Corrupt(format!("the log has no column family {name}")))
 }
 
-fn options() -> (Options, Options) {
+/// Everything that takes space follows the size of a write buffer, so that a small disk can hold a small log.
+fn options(write_buffer_bytes: u64) -> (Options, Options) {
     let mut cf = Options::default();
     cf.set_compression_type(DBCompressionType::Lz4);
-    cf.set_write_buffer_size(64 << 20);
+    cf.set_write_buffer_size(usize::try_from(write_buffer_bytes).unwrap_or(usize::MAX));
+    cf.set_target_file_size_base(write_buffer_bytes);
+    cf.set_max_bytes_for_level_base(write_buffer_bytes.saturating_mul(4));
     let mut db = Options::default();
     db.create_if_missing(true);
     db.create_missing_column_families(true);
     db.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     db.set_track_and_verify_wals_in_manifest(true);
-    db.set_max_total_wal_size(256 << 20);
+    db.set_max_total_wal_size(write_buffer_bytes.saturating_mul(4));
     db.set_max_open_files(256);
     db.set_keep_log_file_num(2);
     db.set_max_background_jobs(2);
     (db, cf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_values() {
+        assert_eq!(percentile(&[], 50), 0);
+        assert_eq!((percentile(&[7], 50), percentile(&[7], 99)), (7, 7));
+        let hundred: Vec<u64> = (1..=100).collect();
+        assert_eq!((percentile(&hundred, 50), percentile(&hundred, 99)), (50, 99));
+        assert_eq!(percentile(&[1, 2, 3], 50), 2);
+    }
 }

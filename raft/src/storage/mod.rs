@@ -5,6 +5,7 @@
 //! snapshot covers, and taking a snapshot flushes the state.
 
 pub mod dir;
+pub mod found;
 pub mod keys;
 pub mod log_db;
 pub mod rows;

@@ -27,9 +27,10 @@ pub type VisitEvents<'v> = dyn FnMut(u64, &[u8]) -> Result<bool, Fatal> + 'v;
 const ROWS: &str = "default";
 const EVENTS: &str = "events";
 
-const BLOCK_CACHE_BYTES: usize = 256 << 20;
-const WRITE_BUFFER_BYTES: usize = 64 << 20;
-const EVENT_BUFFER_BYTES: usize = 32 << 20;
+/// The cache of blocks is four write buffers large, and not larger than this.
+const BLOCK_CACHE_BYTES: u64 = 256 << 20;
+/// For a database that is only looked into, or opened for a moment.
+pub const SMALL_BUFFER_BYTES: u64 = 4 << 20;
 
 /// One open generation of the state.
 pub struct StateDb {
@@ -46,15 +47,16 @@ impl std::fmt::Debug for StateDb {
 
 impl StateDb {
     /// Opens or creates the database in `path`.
-    pub fn open(path: &Path) -> Result<Self, Fatal> {
-        let families = [(ROWS, options()), (EVENTS, event_options())];
-        let db = DB::open_cf_with_opts(&options(), path, families)?;
+    pub fn open(path: &Path, write_buffer_bytes: u64) -> Result<Self, Fatal> {
+        let rows = options(write_buffer_bytes);
+        let families = [(ROWS, rows.clone()), (EVENTS, event_options(write_buffer_bytes))];
+        let db = DB::open_cf_with_opts(&rows, path, families)?;
         Ok(StateDb { db, dir: DirHandle::new(path.to_owned()) })
     }
 
     /// Opens without the right to write: to look into a snapshot.
     pub fn open_read_only(path: &Path) -> Result<Self, Fatal> {
-        let mut options = options();
+        let mut options = options(SMALL_BUFFER_BYTES);
         options.create_if_missing(false);
         options.create_missing_column_families(false);
         let db = DB::open_cf_for_read_only(&options, path, [ROWS, EVENTS], false)?;
@@ -141,8 +143,20 @@ impl StateDb {
 
     /// Makes everything written so far durable.
     pub fn flush(&self) -> Result<(), Fatal> {
-        let rows = self.db.cf_handle(ROWS).ok_or_else(|| Fatal::Corrupt("the state has no rows".to_owned()))?;
-        Ok(self.db.flush_cfs_opt(&[rows, self.events()?], &FlushOptions::default())?)
+        Ok(self.db.flush_cfs_opt(&[self.rows()?, self.events()?], &FlushOptions::default())?)
+    }
+
+    fn rows(&self) -> Result<&ColumnFamily, Fatal> {
+        self.db.cf_handle(ROWS).ok_or_else(|| Fatal::Corrupt("the state has no rows".to_owned()))
+    }
+
+    /// Writes every table anew without what was removed.
+    pub fn compact(&self) -> Result<(), Fatal> {
+        self.flush()?;
+        for family in [self.rows()?, self.events()?] {
+            self.db.compact_range_cf::<&[u8], &[u8]>(family, None, None);
+        }
+        Ok(())
     }
 
     /// Bytes on disk and in write buffers, as RocksDB estimates them.
@@ -197,9 +211,14 @@ impl Rows for StateDb {
     }
 }
 
-fn options() -> Options {
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// Everything that takes space follows the size of a write buffer, so that a small disk can hold a small state.
+fn options(write_buffer_bytes: u64) -> Options {
     let mut table = BlockBasedOptions::default();
-    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+    table.set_block_cache(&Cache::new_lru_cache(size(write_buffer_bytes.saturating_mul(4).min(BLOCK_CACHE_BYTES))));
     table.set_bloom_filter(10.0, false);
     table.set_format_version(5);
     let mut options = Options::default();
@@ -208,7 +227,7 @@ fn options() -> Options {
     options.set_atomic_flush(true);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    set_sizes(&mut options, write_buffer_bytes);
     options.set_max_open_files(512);
     options.set_keep_log_file_num(2);
     options.set_max_background_jobs(2);
@@ -216,9 +235,15 @@ fn options() -> Options {
 }
 
 /// Written in order, read in order, removed by the range: no filter and a small buffer.
-fn event_options() -> Options {
+fn event_options(write_buffer_bytes: u64) -> Options {
     let mut options = Options::default();
     options.set_compression_type(DBCompressionType::Lz4);
-    options.set_write_buffer_size(EVENT_BUFFER_BYTES);
+    set_sizes(&mut options, write_buffer_bytes / 2);
     options
+}
+
+fn set_sizes(options: &mut Options, write_buffer_bytes: u64) {
+    options.set_write_buffer_size(size(write_buffer_bytes));
+    options.set_target_file_size_base(write_buffer_bytes);
+    options.set_max_bytes_for_level_base(write_buffer_bytes.saturating_mul(4));
 }

@@ -5,10 +5,11 @@
 //! import …    the same, circles admitted        spawn parent=t1 join=yes + c1 key=k1 …
 //! decide t1 accept|rework by=ann comment=…      depend t1 on=a,b      redrive t1,t2      purge t1,t2
 //! deadlocks      resolve      why t1      stand a1 session=s1      pushed      children t1      dead
+//! forget t1,t2 ended=5000 dead=1000      old after=t1 limit=100 ended=5000 dead=1000
 //! ```
 
 use bytes::Bytes;
-use quorate_proto::log::{StandingOrder, answer, command};
+use quorate_proto::log::{ForgetTasks, StandingOrder, answer, command};
 use quorate_proto::v1::{
     AddDependenciesRequest, Artifact, CheckResult, Deadlock, DecideTaskRequest, EvidencePolicy, KeyValue,
     ListTasksRequest, OnDependencyFailure, PurgeTasksRequest, RedriveTasksRequest, ResolveDeadlocksRequest,
@@ -37,6 +38,11 @@ pub(crate) fn body(line: &Line<'_>) -> Option<command::Body> {
         }
         "redrive" => B::RedriveTasks(RedriveTasksRequest { task_ids: ids(&id), request: None }),
         "purge" => B::PurgeTasks(PurgeTasksRequest { task_ids: ids(&id), request: None }),
+        "forget" => B::ForgetTasks(ForgetTasks {
+            ended_before_ms: line.number("ended", 0),
+            dead_before_ms: line.number("dead", 0),
+            task_ids: ids(&id),
+        }),
         "stand" => B::StandingOrder(StandingOrder { agent_id: id, session_id: line.text("session") }),
         // resolve a,b,c victim=c: the circle as somebody found it.
         "resolve" => B::ResolveDeadlocks(ResolveDeadlocksRequest {
@@ -53,6 +59,7 @@ pub(crate) fn show(body: &answer::Body) -> Option<String> {
     Some(match body {
         B::RedriveTasks(r) => format!("redriven={}", r.redriven),
         B::PurgeTasks(r) => format!("purged={}", r.purged),
+        B::ForgetTasks(r) => format!("forgotten={}", r.tasks),
         B::ResolveDeadlocks(r) => format!("resolved={}", r.resolved.len()),
         _ => return None,
     })
@@ -86,6 +93,15 @@ pub(crate) fn read(machine: &Machine, _now_ms: u64, line: &Line<'_>) -> Option<S
         "dead" => {
             let statuses = vec![TaskStatus::Failed as i32, TaskStatus::TimedOut as i32];
             listed(machine, ListTasksRequest { statuses, ..ListTasksRequest::default() })
+        }
+        "old" => {
+            let cutoffs =
+                tasks::Cutoffs { ended_before_ms: line.number("ended", 0), dead_before_ms: line.number("dead", 0) };
+            let after = line.named.get("after").copied();
+            let limit = usize::try_from(line.number("limit", 100)).unwrap();
+            let (found, next) = tasks::ended_before(rows, after, limit, cutoffs).expect("rows that can be read");
+            let next = next.map_or_else(String::new, |next| format!(" next={next}"));
+            format!("{}{next}", joined(found.into_iter(), " "))
         }
         "rows" => rows.0.len().to_string(),
         _ => return None,

@@ -21,7 +21,7 @@ use crate::storage::rows::{self, Rows};
 /// The most tasks that one request may redrive or purge.
 pub const MAX_DEAD_LETTERS: usize = 1_000;
 /// The most rows that one purge removes: what a task was tried a thousand times needs room for others.
-const MAX_PURGED_ROWS: usize = 20_000;
+pub(super) const MAX_PURGED_ROWS: usize = 20_000;
 
 /// Sends dead letters back to the queue, with their failures forgotten. All of them or none.
 pub fn redrive(
@@ -73,13 +73,10 @@ pub fn purge(
             let message = format!("task {:?} is {}; cancel it first", task.id, status_name(task.status()));
             return Err(precondition(&field, message));
         }
-        if let Some(waiting) = rooms.tasks.waiting.get(task.id.as_str()).and_then(BTreeSet::first) {
-            return Err(precondition(&field, format!("task {waiting:?} waits for {:?}", task.id)));
+        if let Some(why) = needed(&*out.txn, task)? {
+            return Err(precondition(&field, why));
         }
-        if let Some(child) = live_child(&*out.txn, task)? {
-            return Err(precondition(&field, format!("task {child:?}, which {:?} spawned, has not ended", task.id)));
-        }
-        rows += task.attempts as usize + task.children as usize;
+        rows += weight(task);
         if rows > MAX_PURGED_ROWS {
             let message =
                 format!("these tasks have more than {MAX_PURGED_ROWS} attempts and children; purge fewer at once");
@@ -109,6 +106,26 @@ fn named(rows: &dyn Rows, task_ids: &[String]) -> Outcome<Vec<Task>> {
         tasks.push(load(rows, id)?.ok_or_else(|| not_found(&field, format!("no task {id:?} exists")))?);
     }
     Ok(tasks)
+}
+
+/// How many rows go with a task, beyond the few that each one has.
+pub(super) fn weight(task: &Task) -> usize {
+    task.attempts as usize + task.children as usize
+}
+
+/// Why an ended task has to stay: a live one waits for it, or one that it spawned is live.
+pub(super) fn needed(rows: &dyn Rows, task: &Task) -> Result<Option<String>, Fatal> {
+    let dependents = Key::table(Table::Dependent).text(&task.id);
+    let mut waiting = None;
+    rows.scan(dependents.as_bytes(), &dependents.prefix_end(), &mut |key, _| {
+        waiting = Some(split_pair(key)?.1.to_owned());
+        Ok(false)
+    })?;
+    if let Some(waiting) = waiting {
+        return Ok(Some(format!("task {waiting:?} waits for {:?}", task.id)));
+    }
+    let child = live_child(rows, task)?;
+    Ok(child.map(|child| format!("task {child:?}, which {:?} spawned, has not ended", task.id)))
 }
 
 /// A task that this one spawned and that has not ended.
@@ -156,7 +173,8 @@ fn forget_key(out: &mut Out<'_, '_>, task: &Task) -> Result<(), Fatal> {
     Ok(())
 }
 
-fn remove(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task: &Task) -> Result<(), Fatal> {
+/// Removes an ended task with everything that is known of it.
+pub(super) fn remove(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, task: &Task) -> Result<(), Fatal> {
     let status = task.status();
     rooms.tasks.count_out(status);
     moves::put_count(&rooms.tasks, out, status);

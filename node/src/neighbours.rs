@@ -1,0 +1,160 @@
+//! How the other members are: each is asked every second, and what it said last is kept here.
+//!
+//! Whoever decides something that depends on more than this node looks here: whether a majority has room on its disks, whether
+//! another would lead better, which commands everybody understands, and whether this replica is still one: it compares the
+//! running digest of its state with the others', and stops if a majority of them disagree with it.
+//!
+//! Deliberately absent: who leads and who lives. That is for consensus to say.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use parking_lot::Mutex;
+use quorate_proto::peer as pb;
+use quorate_raft::level;
+
+use crate::core::Core;
+use crate::stop::Reason;
+
+/// Between two rounds, and how long an answer may take.
+const ROUND: Duration = Duration::from_secs(1);
+/// What was said longer ago than this says nothing about now.
+const FRESH: Duration = Duration::from_secs(3);
+
+/// What a member said, and when.
+#[derive(Debug, Clone)]
+pub(crate) struct Heard {
+    pub(crate) at: Instant,
+    pub(crate) reply: pb::HealthReply,
+}
+
+impl Heard {
+    /// Whether it was said lately enough to be acted on.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.at.elapsed() < FRESH
+    }
+}
+
+/// What every other member said last.
+#[derive(Default)]
+pub(crate) struct Neighbours {
+    heard: Mutex<BTreeMap<u64, Heard>>,
+}
+
+impl Neighbours {
+    /// What this member said last.
+    pub(crate) fn health(&self, node_id: u64) -> Option<Heard> {
+        self.heard.lock().get(&node_id).cloned()
+    }
+
+    /// What each has said last.
+    pub(crate) fn all(&self) -> BTreeMap<u64, Heard> {
+        self.heard.lock().clone()
+    }
+
+    fn note(&self, replies: Vec<(u64, Option<pb::HealthReply>)>, at: Instant) {
+        let mut heard = self.heard.lock();
+        heard.retain(|id, _| replies.iter().any(|(asked, _)| asked == id));
+        for (id, reply) in replies {
+            if let Some(reply) = reply {
+                heard.insert(id, Heard { at, reply });
+            }
+        }
+    }
+}
+
+/// What this node says of itself.
+pub(crate) fn own(core: &Core) -> pb::HealthReply {
+    let (sync_p50_us, sync_p99_us) = core.log.sync_times();
+    let digest = |(rev, digest): (u64, u128)| pb::DigestAt { rev, digest: digest.to_be_bytes().to_vec().into() };
+    pb::HealthReply {
+        node_id: core.settings.config.node_id,
+        feature_level: level::understood(),
+        disk: Some(core.disk.now()),
+        sync_p50_us,
+        sync_p99_us,
+        digests: core.replica.digests().into_iter().map(digest).collect(),
+    }
+}
+
+/// Starts asking.
+pub(crate) fn start(core: &Arc<Core>) {
+    tokio::spawn(run(core.clone()));
+}
+
+async fn run(core: Arc<Core>) {
+    let this = core.settings.config.node_id;
+    loop {
+        let members = core.members();
+        let asked = members.iter().filter(|(id, _)| **id != this).map(|(id, address)| ask(&core, *id, address));
+        core.neighbours.note(join_all(asked).await, Instant::now());
+        let mine = digests(&own(&core));
+        let others: Vec<_> = core.neighbours.all().values().map(|heard| digests(&heard.reply)).collect();
+        if let Some(rev) = outvoted(&mine, &others) {
+            return core.stop.now(Reason::Fault(format!(
+                "this node's state differs at rev {rev} from the one that most others have: it takes no further part; \
+                 rebuild it with `quorate cluster rebuild`"
+            )));
+        }
+        tokio::time::sleep(ROUND).await;
+    }
+}
+
+async fn ask(core: &Core, node_id: u64, address: &str) -> (u64, Option<pb::HealthReply>) {
+    let asking = async {
+        let mut client = core.peers.client(address).ok()?;
+        Some(client.health(core.peers.request(pb::HealthRequest {})).await.ok()?.into_inner())
+    };
+    let reply = tokio::time::timeout(ROUND, asking).await.ok().flatten();
+    (node_id, reply.filter(|reply| reply.node_id == node_id))
+}
+
+fn digests(reply: &pb::HealthReply) -> BTreeMap<u64, Vec<u8>> {
+    reply.digests.iter().map(|one| (one.rev, one.digest.to_vec())).collect()
+}
+
+/// The first rev at which more of the others agree with each other than with this node. One against one says nothing about who
+/// is wrong.
+fn outvoted(mine: &BTreeMap<u64, Vec<u8>>, others: &[BTreeMap<u64, Vec<u8>>]) -> Option<u64> {
+    mine.iter().find_map(|(rev, own)| {
+        let mut votes: BTreeMap<&[u8], usize> = BTreeMap::from([(own.as_slice(), 1)]);
+        for digest in others.iter().filter_map(|other| other.get(rev)) {
+            *votes.entry(digest.as_slice()).or_default() += 1;
+        }
+        let with_me = votes[own.as_slice()];
+        votes.values().any(|votes| *votes > with_me).then_some(*rev)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(digests: &[(u64, u8)]) -> BTreeMap<u64, Vec<u8>> {
+        digests.iter().map(|(rev, digest)| (*rev, vec![*digest])).collect()
+    }
+
+    #[test]
+    fn who_differs_from_most_is_outvoted_and_nobody_else_is() {
+        let (right, wrong) = (at(&[(1024, 1), (2050, 2)]), at(&[(1024, 1), (2050, 9)]));
+        assert_eq!(outvoted(&wrong, &[right.clone(), right.clone()]), Some(2050));
+        assert_eq!(outvoted(&right, &[right.clone(), wrong.clone()]), None);
+        // One against one, and three that all differ: nobody can say who is right.
+        assert_eq!(outvoted(&wrong, std::slice::from_ref(&right)), None);
+        assert_eq!(outvoted(&wrong, &[right.clone(), at(&[(2050, 3)])]), None);
+        // One that lags behind has nothing to compare.
+        assert_eq!(outvoted(&at(&[(512, 7)]), &[right.clone(), right]), None);
+    }
+
+    #[test]
+    fn who_left_is_forgotten() {
+        let neighbours = Neighbours::default();
+        let reply = |node_id| pb::HealthReply { node_id, ..pb::HealthReply::default() };
+        neighbours.note(vec![(2, Some(reply(2))), (3, Some(reply(3)))], Instant::now());
+        // Silence is not absence: what it said last stays, and grows old.
+        neighbours.note(vec![(2, None)], Instant::now());
+        assert_eq!(neighbours.all().keys().copied().collect::<Vec<_>>(), [2]);
+    }
+}
