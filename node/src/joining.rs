@@ -25,6 +25,8 @@ use crate::stop::Reason;
 
 /// Between looks at whether a new node has joined.
 const POLL: Duration = Duration::from_millis(100);
+/// Between looks at whether this node was removed.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long another node may take to say what it knows.
 const ASK: Duration = Duration::from_secs(1);
 
@@ -97,26 +99,25 @@ async fn nobody_has_begun(core: &Core) -> bool {
     join_all(answers).await.into_iter().all(|term| term == Some(0))
 }
 
-/// A node whose number was retired has nothing more to do.
+/// A node whose number was retired, and whom the others count no more, has nothing more to do. It asks them: the entry that
+/// drops a member is not sent to that member.
 async fn leave_when_removed(core: &Core) {
     let this = core.settings.config.node_id;
-    let mut revs = core.replica.revs();
     loop {
-        revs.mark_unchanged();
+        tokio::time::sleep(LOOK).await;
         match core.replica.read(|whole| cluster::get(whole.rows)) {
-            Ok(Some(info)) if info.retired_node_ids.contains(&this) && !core.members().contains_key(&this) => {
-                tracing::warn!("node {this} was removed from its cluster and stops; its number is not used again");
-                return core.stop.now(Reason::Signal);
-            }
-            Ok(_) => {}
+            Ok(Some(info)) if info.retired_node_ids.contains(&this) => {}
+            Ok(_) => continue,
             Err(fatal) => return core.stop.now(Reason::Fault(fatal.to_string())),
         }
-        // The members may change a moment after the number was retired, and with the last rev that comes here.
-        tokio::select! {
-            changed = revs.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        let members = core.members();
+        let others = members.iter().filter(|(id, _)| **id != this);
+        let said = join_all(others.map(|(id, address)| ask(*id, address))).await;
+        let is_counted = |one: &Said| one.members.is_empty() || one.members.contains_key(&this);
+        if !members.contains_key(&this) || said.iter().flatten().any(|one| !is_counted(one)) {
+            tracing::warn!("node {this} was removed from its cluster and stops; its number is not used again");
+            return core.stop.now(Reason::Signal);
         }
-        tokio::time::sleep(POLL).await;
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) async fn run(context: &Context, args: RestoreArgs) -> Result<(), Fail
     let new = NewCluster { cluster_id, node_id, address: advertise };
     let (out, mut told) = (context.out, 0);
     let mut progress = |done: u64, all: u64| {
-        let tenths = if all == 0 { 10 } else { done.saturating_mul(10) / all };
+        let tenths = done.saturating_mul(10).checked_div(all).unwrap_or(10);
         if tenths > told {
             told = tenths;
             out.progress(&format!("{done} of {all} bytes"));

@@ -142,7 +142,7 @@ impl Cluster for Door {
         let term = self.leads()?;
         self.fresh().await?;
         let in_use = self.info()?.feature_level;
-        let understood = self.understood();
+        let understood = self.understood().await;
         let level = level_to_raise(request.into_inner().level, in_use, &understood).map_err(|e| refused(&e))?;
         if level == in_use {
             let rev = self.core.replica.head().rev;
@@ -182,15 +182,20 @@ impl Door {
         }
     }
 
-    /// The highest level that each member understands; `None` for one that has not said so lately.
-    fn understood(&self) -> BTreeMap<u64, Option<u32>> {
+    /// The highest level that each member understands, asked now: one may have gone back to an older binary a moment ago.
+    /// `None` for one that does not answer.
+    async fn understood(&self) -> BTreeMap<u64, Option<u32>> {
         let this = self.core.settings.config.node_id;
-        let level_of = |id: &u64| match self.core.neighbours.health(*id) {
-            _ if *id == this => Some(level::understood()),
-            Some(heard) if heard.is_fresh() => Some(heard.reply.feature_level),
-            Some(_) | None => None,
-        };
-        self.core.members().keys().map(|id| (*id, level_of(id))).collect()
+        let asked = self.core.members().into_iter().map(|(id, address)| async move {
+            if id == this {
+                return (id, Some(level::understood()));
+            }
+            let answer = tokio::time::timeout(ASK, ask(&address)).await;
+            let answer = answer.ok().and_then(Result::ok).filter(|status| status.node_id == id);
+            // One that does not know of levels understands the first.
+            (id, answer.map(|status| status.feature_level.max(1)))
+        });
+        join_all(asked).await.into_iter().collect()
     }
 }
 
