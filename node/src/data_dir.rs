@@ -5,6 +5,7 @@
 //! works on the directory while no node runs ([`crate::offline`]). A directory that such a command has left unfinished says
 //! so, and no node starts on it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,10 @@ struct Identity {
     /// Has been a member that knows its cluster's log. Until then it neither votes nor campaigns in a cluster that
     /// has begun: a wiped disk has forgotten the votes it gave.
     joined: bool,
+    /// Whose word counts in its cluster, as it last knew: what says whether anybody else has its data once it cannot be read
+    /// any more.
+    #[serde(default)]
+    voters: BTreeSet<u64>,
 }
 
 /// An open data directory. Held as long as the node runs.
@@ -90,6 +95,7 @@ impl DataDir {
                     node_id,
                     format_version: FORMAT_VERSION,
                     joined: false,
+                    voters: BTreeSet::new(),
                 };
                 write(path, &identity)?;
                 identity
@@ -172,6 +178,20 @@ impl DataDir {
         write(&self.path, &self.identity)
     }
 
+    /// Records who votes, if that is news.
+    pub(crate) fn set_voters(&mut self, voters: &BTreeSet<u64>) -> anyhow::Result<()> {
+        if self.identity.voters == *voters {
+            return Ok(());
+        }
+        self.identity.voters.clone_from(voters);
+        write(&self.path, &self.identity)
+    }
+
+    /// Who votes, as it last knew; empty: it never did.
+    pub(crate) fn voters(&self) -> &BTreeSet<u64> {
+        &self.identity.voters
+    }
+
     /// Records that what it knew is gone.
     pub(crate) fn forget_joined(&mut self) -> anyhow::Result<()> {
         self.identity.joined = false;
@@ -181,7 +201,13 @@ impl DataDir {
 
 /// The content of [`IDENTITY`] for a node that knows its cluster's log.
 pub(crate) fn identity_of(cluster_id: &str, node_id: u64) -> anyhow::Result<String> {
-    text(&Identity { cluster_id: cluster_id.to_owned(), node_id, format_version: FORMAT_VERSION, joined: true })
+    text(&Identity {
+        cluster_id: cluster_id.to_owned(),
+        node_id,
+        format_version: FORMAT_VERSION,
+        joined: true,
+        voters: BTreeSet::from([node_id]),
+    })
 }
 
 fn lock(path: &Path) -> anyhow::Result<File> {

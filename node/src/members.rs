@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::impls::BasicNode;
 use openraft::{ChangeMembers, Precondition};
@@ -38,6 +39,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use self::plan::{Catching, Progress, silent_majority};
 pub(crate) use self::plan::{Change, Roster, Step, change_of, plan};
 use crate::core::{Core, Leadership};
+use crate::neighbours;
 
 /// Between looks at how far a node has caught up.
 const PACE: Duration = Duration::from_millis(300);
@@ -123,7 +125,7 @@ async fn make(core: &Core, change: &Change, told: &Told<'_>) -> Result<(), Stopp
     let roster = roster(core)?;
     let steps = plan(&roster, change)?;
     check_level(&roster, &steps)?;
-    check_majority(core, &roster, change, &steps)?;
+    check_majority(core, &roster, change, &steps).await?;
     if let Some((node_id, address)) = change.newcomer()
         && !roster.nodes.contains_key(&node_id)
         && !steps.is_empty()
@@ -229,15 +231,18 @@ fn check_level(roster: &Roster, steps: &[Step]) -> Result<(), Stopped> {
 }
 
 /// Whoever votes must be there to do so. A node that is let in only now has proved it by then.
-fn check_majority(core: &Core, roster: &Roster, change: &Change, steps: &[Step]) -> Result<(), Stopped> {
+async fn check_majority(core: &Core, roster: &Roster, change: &Change, steps: &[Step]) -> Result<(), Stopped> {
     if steps.is_empty() {
         return Ok(());
     }
     let newcomer = change.newcomer().map(|(node_id, _)| node_id).filter(|id| !roster.voters.contains(id));
-    let heard = |id: &u64| *id == roster.leader || Some(*id) == newcomer || is_heard(core, *id);
+    let members = core.members();
+    let asked = members.iter().map(|(id, address)| neighbours::ask(core, *id, address));
+    let answered = join_all(asked).await.into_iter().filter_map(|(id, reply)| reply.map(|_| id));
+    let answered: BTreeSet<u64> = answered.chain([roster.leader]).chain(newcomer).collect();
     // Those that vote now must agree to the change, those that vote afterwards to everything else.
     for voters in [roster.voters.clone(), change.voters_after(&roster.voters)] {
-        let present: BTreeSet<u64> = voters.iter().copied().filter(heard).collect();
+        let present: BTreeSet<u64> = voters.intersection(&answered).copied().collect();
         if let Some(silent) = silent_majority(&voters, &present) {
             let message = format!(
                 "it takes a majority of the voters {}, and {} not answer; bring that back first",
@@ -248,10 +253,6 @@ fn check_majority(core: &Core, roster: &Roster, change: &Change, steps: &[Step])
         }
     }
     Ok(())
-}
-
-fn is_heard(core: &Core, node_id: u64) -> bool {
-    core.neighbours.health(node_id).is_some_and(|heard| heard.is_fresh())
 }
 
 /// A node that is to be let in must be up, of that number, and of this cluster.

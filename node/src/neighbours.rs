@@ -102,7 +102,8 @@ async fn run(core: Arc<Core>) {
     }
 }
 
-async fn ask(core: &Core, node_id: u64, address: &str) -> (u64, Option<pb::HealthReply>) {
+/// What a member says of itself now.
+pub(crate) async fn ask(core: &Core, node_id: u64, address: &str) -> (u64, Option<pb::HealthReply>) {
     let asking = async {
         let mut client = core.peers.client(address).ok()?;
         Some(client.health(core.peers.request(pb::HealthRequest {})).await.ok()?.into_inner())

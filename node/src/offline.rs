@@ -128,15 +128,17 @@ pub(crate) async fn restore(
 /// it was moved to.
 pub(crate) fn rebuild(path: &Path, others_have_it: bool) -> anyhow::Result<PathBuf> {
     let mut dir = DataDir::open_offline(path)?;
-    match voters(path) {
-        Ok(voters) if voters == BTreeSet::from([dir.node_id()]) => bail!(
+    // The directory's own note is enough where the membership cannot be read.
+    let known = voters(path).ok().filter(|voters| !voters.is_empty());
+    match known.unwrap_or_else(|| dir.voters().clone()) {
+        voters if voters == BTreeSet::from([dir.node_id()]) => bail!(
             "node {} is the only voter of cluster {:?}: nobody else has its data. Restore a backup: `quorate restore`",
             dir.node_id(),
             dir.cluster_id()
         ),
-        Ok(voters) if !voters.is_empty() => {}
-        Ok(_) | Err(_) if others_have_it => {}
-        Ok(_) | Err(_) => bail!(
+        voters if !voters.is_empty() => {}
+        _ if others_have_it => {}
+        _ => bail!(
             "{} does not say any more who else belongs to cluster {:?}. If others run that have its data, repeat this with \
              --others-have-it",
             path.display(),

@@ -11,6 +11,8 @@ use parking_lot::RwLock;
 use quorate_raft::consensus::types::Raft;
 
 use crate::config::Settings;
+use crate::core::Core;
+use crate::stop::Reason;
 
 /// The members at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,11 +64,18 @@ impl Roster {
     }
 }
 
-/// Keeps the list as long as the node runs.
-pub(crate) async fn follow(roster: Arc<Roster>, raft: Raft) {
-    let mut metrics = raft.metrics();
+/// Keeps the list as long as the node runs, and in the data directory who votes.
+pub(crate) async fn follow(core: Arc<Core>) {
+    let mut metrics = core.raft.metrics();
     loop {
-        roster.learn(&raft);
+        core.roster.learn(&core.raft);
+        let members = core.roster.now();
+        // A node that has not joined knows its cluster by its settings only.
+        if core.joined()
+            && let Err(error) = core.data_dir.lock().set_voters(&members.voters)
+        {
+            return core.stop.now(Reason::Fault(format!("{error:#}")));
+        }
         if metrics.changed().await.is_err() {
             return;
         }

@@ -87,7 +87,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     crate::backup::start(&core);
     crate::disk::start(&core);
     crate::slow::start(&core);
-    tokio::spawn(roster::follow(core.roster.clone(), core.raft.clone()));
+    tokio::spawn(roster::follow(core.clone()));
     tokio::spawn(joining::join(core.clone()));
     let grpc_addr = grpc.local_addr()?;
     let grpc_door = tokio::spawn(serve_grpc(core.clone(), grpc));
