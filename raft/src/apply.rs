@@ -31,9 +31,6 @@ use crate::state::{
 use crate::storage::rows::MemoryRows;
 use crate::storage::txn::Txn;
 
-/// The version of the stored rows and keys that this binary writes.
-pub const FORMAT_VERSION: u32 = 1;
-
 /// How many due things of each room one tick handles. What is left is due at once again.
 const DUE_PER_TICK: usize = 1_000;
 
@@ -55,14 +52,18 @@ pub struct Head {
     pub digest: u128,
     /// The event history up to this rev is gone.
     pub events_compacted_rev: u64,
+    /// The level of commands that have been let in, as it is written with the rows: a binary that does not know it refuses
+    /// to open them, one from before there were levels included.
+    pub format_version: u32,
 }
 
 impl Head {
     /// Reads the stored form.
     pub fn from_row(row: StateHead) -> Result<Self, Fatal> {
-        if row.format_version > FORMAT_VERSION {
+        let understood = level::understood();
+        if row.format_version > understood {
             return Err(Fatal::Corrupt(format!(
-                "the state has format {}, this binary knows up to {FORMAT_VERSION}",
+                "the state has format {}, this binary knows up to {understood}: use the newer binary",
                 row.format_version
             )));
         }
@@ -75,6 +76,7 @@ impl Head {
             membership: row.membership,
             digest: u128::from_be_bytes(digest),
             events_compacted_rev: row.events_compacted_rev,
+            format_version: row.format_version,
         })
     }
 
@@ -89,7 +91,7 @@ impl Head {
             applied_any: self.applied.is_some(),
             membership: self.membership.clone(),
             digest: Bytes::copy_from_slice(&self.digest.to_be_bytes()),
-            format_version: FORMAT_VERSION,
+            format_version: self.format_version.max(1),
             events_compacted_rev: self.events_compacted_rev,
         }
     }
@@ -276,7 +278,7 @@ fn run_whole(
     use command::Body as C;
     txn.enter(0);
     let out = &mut Out { txn, effects: &mut Vec::new() };
-    Ok(match body {
+    let answer = match body {
         C::DescribeCluster(r) => A::DescribeCluster(cluster::describe(&mut namespaces.cluster, out, r)?),
         C::RetireNode(r) => A::RetireNode(cluster::retire(&mut namespaces.cluster, out, r)?),
         C::RaiseFeatureLevel(r) => A::RaiseFeatureLevel(cluster::raise(&mut namespaces.cluster, out, r)?),
@@ -290,7 +292,9 @@ fn run_whole(
             A::Tick(Done {})
         }
         other => return Err(Fatal::UnknownCommand(format!("not about the whole cluster: {other:?}")).into()),
-    })
+    };
+    head.format_version = namespaces.cluster.feature_level().unwrap_or(head.format_version);
+    Ok(answer)
 }
 
 /// Everything that is due, in every namespace, up to a bound in each.
