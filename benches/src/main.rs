@@ -5,7 +5,7 @@
 //! - [`queued`]: what a long queue costs in memory, claims and restarts. [`dispatch`]: how soon a pushed task begins.
 //! - [`bus`]: how soon and how many messages are delivered. [`locks`]: what a lock costs, alone and contended for.
 //! - [`kv`]: what saves, puts and gets cost. [`watch`]: how soon a watcher hears of a put.
-//! - [`failover`]: how long a client waits when the leader dies.
+//! - [`failover`]: how long a client waits when the leader dies. [`soak`]: whether disk and memory level off.
 //! - [`closed`], [`paced`]: load as fast as the answers come, or by a schedule. [`payload`], [`agent`]: what it is.
 //! - [`meter`], [`cpu`], [`memory`], [`latency`], [`rest`], [`report`]: what is measured, when, and how it is shown.
 //!
@@ -29,6 +29,7 @@ mod queued;
 mod report;
 mod rest;
 mod sessions;
+mod soak;
 mod watch;
 
 use std::io::Write;
@@ -65,6 +66,8 @@ enum Question {
     Sessions(sessions::Args),
     /// The leader is killed: the gap a client sees
     Failover(failover::Args),
+    /// A steady load for hours: disk, memory and open files must level off
+    Soak(soak::Args),
 }
 
 #[tokio::main]
@@ -79,6 +82,7 @@ async fn main() -> ExitCode {
         Question::Watch(args) => watch::run(args).await,
         Question::Sessions(args) => sessions::run(args).await,
         Question::Failover(args) => failover::run(args).await,
+        Question::Soak(args) => soak::run(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,6 +12,11 @@ pub(crate) fn resident(pid: u32) -> Result<u64> {
     Ok(kib * 1_024)
 }
 
+/// Bytes, for people.
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 /// The line is "VmRSS:", blanks, a number and "kB", by which the kernel means 1,024 bytes.
 fn kib_of(status: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

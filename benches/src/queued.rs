@@ -18,7 +18,7 @@ use quorate_jepsen::{LocalCluster, Rng, http};
 
 use crate::agent::{self, CAPABILITY};
 use crate::latency::Latency;
-use crate::memory;
+use crate::memory::{self, mib};
 use crate::payload::payload;
 use crate::rest::come_to_rest;
 
@@ -242,10 +242,6 @@ fn memories(rows: &[Row]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }
 
 #[cfg(test)]

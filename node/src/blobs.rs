@@ -102,7 +102,7 @@ impl Blobs {
 
 /// Takes over chunks, each a file named by its hash, into a data directory that no node has open.
 pub(crate) fn import(data_dir: &Path, from: &Path) -> anyhow::Result<()> {
-    let store = Store::open(data_dir)?;
+    let store = Store::open_for_import(data_dir)?;
     for entry in fs::read_dir(from)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -110,6 +110,8 @@ pub(crate) fn import(data_dir: &Path, from: &Path) -> anyhow::Result<()> {
         if !store.admit(chunk.as_bytes(), &fs::read(&path)?)? {
             bail!("chunk {name} is not what it is named by");
         }
+        // Each is on the disk once at a time.
+        fs::remove_file(&path)?;
     }
     Ok(())
 }

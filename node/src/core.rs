@@ -15,7 +15,7 @@ use quorate_raft::replica::Replica;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Unfinished};
 use crate::disk::Disk;
 use crate::hub::Hubs;
 use crate::joining::Floor;
@@ -25,7 +25,7 @@ use crate::neighbours::Neighbours;
 use crate::propose::Proposer;
 use crate::reads::ReadBarrier;
 use crate::roster::Roster;
-use crate::stop::Stop;
+use crate::stop::{Reason, Stop};
 
 /// One running node.
 pub(crate) struct Core {
@@ -119,6 +119,16 @@ impl Core {
     /// Whether this node knows its cluster's log, and so may vote and campaign in it.
     pub(crate) fn joined(&self) -> bool {
         self.data_dir.lock().joined()
+    }
+
+    /// Stops this node for good: what it holds is not what the others rely on. No restart brings it back before its data is
+    /// rebuilt.
+    pub(crate) fn fence(&self, why: &str) {
+        let path = self.data_dir.lock().path().to_owned();
+        if let Err(error) = DataDir::begin(&path, Unfinished::Fenced) {
+            tracing::error!(%error, "it could not be noted that this node may not start again");
+        }
+        self.stop.now(Reason::Fault(format!("{why}: rebuild it with `quorate cluster rebuild`")));
     }
 
     /// Records that it does, durably, before it acts on it.

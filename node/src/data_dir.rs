@@ -31,16 +31,19 @@ pub(crate) enum Unfinished {
     Restore,
     /// What is damaged is being moved aside.
     Rebuild,
+    /// It was found to differ from what its node had promised.
+    Fenced,
 }
 
 impl Unfinished {
-    const ALL: [Unfinished; 2] = [Unfinished::Restore, Unfinished::Rebuild];
+    const ALL: [Unfinished; 3] = [Unfinished::Restore, Unfinished::Rebuild, Unfinished::Fenced];
 
     /// The name of that file.
     pub(crate) fn file(self) -> &'static str {
         match self {
             Unfinished::Restore => "RESTORING",
             Unfinished::Rebuild => "REBUILDING",
+            Unfinished::Fenced => "FENCED",
         }
     }
 
@@ -48,6 +51,7 @@ impl Unfinished {
         match self {
             Unfinished::Restore => "a restore into it was cut off: remove the directory and restore again",
             Unfinished::Rebuild => "its rebuild was cut off: run `quorate cluster rebuild` again",
+            Unfinished::Fenced => "its data is not what the others rely on: run `quorate cluster rebuild`",
         }
     }
 }

@@ -175,7 +175,8 @@ async fn ready_handler(State(core): State<Arc<Core>>) -> (StatusCode, Json<Healt
 }
 
 /// Ready means: a linearizable read works here now. That takes a leader, a majority behind it, and a state that keeps
-/// up. A node whose disk is full falls behind as soon as something is written, so it says so before that.
+/// up, and that this node counts: whoever waits for it before the next one is stopped relies on its vote. A node whose disk
+/// is full falls behind as soon as something is written, so it says so before that.
 pub(crate) async fn ready(core: &Core, within: Duration) -> Result<(), String> {
     if core.stop.is_thrown() {
         return Err("this node is stopping".to_owned());
@@ -184,6 +185,7 @@ pub(crate) async fn ready(core: &Core, within: Duration) -> Result<(), String> {
         return Err("disk full".to_owned());
     }
     match tokio::time::timeout(within, core.reads.pass()).await {
+        Ok(Ok(())) if !core.joined() => Err("this node has not joined its cluster yet: it does not vote".to_owned()),
         Ok(result) => result,
         Err(_) => Err(format!("no linearizable read within {within:?}")),
     }

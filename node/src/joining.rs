@@ -15,7 +15,6 @@ use futures::future::join_all;
 use openraft::impls::BasicNode;
 use quorate_proto::v1::cluster_client::ClusterClient;
 use quorate_proto::v1::{JoinInfoRequest, NodeStatusRequest};
-use quorate_raft::state::cluster;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
@@ -70,7 +69,9 @@ fn what_it_waits_for(core: &Core) -> String {
 
 async fn try_join(core: &Core) -> anyhow::Result<bool> {
     let initialized = core.raft.is_initialized().await.map_err(|e| anyhow::anyhow!("{e}"))?;
-    let founds = !core.settings.config.join;
+    // Who has had other voters beside it than the settings name belongs to a cluster that runs, whatever became of its disk.
+    let is_named = core.data_dir.lock().voters().iter().all(|id| core.settings.members.contains_key(id));
+    let founds = !core.settings.config.join && is_named;
     let begins = founds && core.settings.members.keys().next() == Some(&core.settings.config.node_id);
     if initialized {
         // A crash may have come between beginning the cluster and noting that this node belongs to it.
@@ -99,22 +100,20 @@ async fn nobody_has_begun(core: &Core) -> bool {
     join_all(answers).await.into_iter().all(|term| term == Some(0))
 }
 
-/// A node whose number was retired, and whom the others count no more, has nothing more to do. It asks them: the entry that
-/// drops a member is not sent to that member.
+/// A node that the others count no more has nothing more to do. It asks them: the entry that drops a member is not sent to
+/// that member.
 async fn leave_when_removed(core: &Core) {
     let this = core.settings.config.node_id;
     loop {
         tokio::time::sleep(LOOK).await;
-        match core.replica.read(|whole| cluster::get(whole.rows)) {
-            Ok(Some(info)) if info.retired_node_ids.contains(&this) => {}
-            Ok(_) => continue,
-            Err(fatal) => return core.stop.now(Reason::Fault(fatal.to_string())),
-        }
+        let applied = core.replica.head().applied.map_or(0, |(_, index)| index);
         let members = core.members();
         let others = members.iter().filter(|(id, _)| **id != this);
         let said = join_all(others.map(|(id, address)| ask(*id, address))).await;
-        let is_counted = |one: &Said| one.members.is_empty() || one.members.contains_key(&this);
-        if !members.contains_key(&this) || said.iter().flatten().any(|one| !is_counted(one)) {
+        // Who is behind may know members from before this node came.
+        let drops_it =
+            |one: &Said| one.applied >= applied && !one.members.is_empty() && !one.members.contains_key(&this);
+        if said.iter().flatten().any(drops_it) {
             tracing::warn!("node {this} was removed from its cluster and stops; its number is not used again");
             return core.stop.now(Reason::Signal);
         }
@@ -125,6 +124,7 @@ async fn leave_when_removed(core: &Core) {
 struct Said {
     node_id: u64,
     term: u64,
+    applied: u64,
     voters: BTreeSet<u64>,
     members: BTreeMap<u64, String>,
 }
@@ -148,6 +148,8 @@ pub(crate) async fn ask_for_floor(core: &Core) -> Result<Floor, String> {
     if electorates.is_empty() {
         electorates.insert(core.settings.members.keys().copied().collect());
     }
+    let remembered = core.data_dir.lock().voters().clone();
+    electorates.extend(Some(remembered).filter(|voters| !voters.is_empty()));
     let heard: BTreeSet<u64> = said.keys().copied().collect();
     for voters in &electorates {
         enough(voters, &heard, this)?;
@@ -159,7 +161,8 @@ pub(crate) async fn ask_for_floor(core: &Core) -> Result<Floor, String> {
 /// Any majority of these voters that this node was part of has one of those among it that were heard.
 fn enough(voters: &BTreeSet<u64>, heard: &BTreeSet<u64>, this: u64) -> Result<(), String> {
     let others = voters.iter().filter(|id| **id != this).count();
-    let majority = voters.len() / 2 + 1;
+    // Those of two memberships at once, while one voter is exchanged: a majority of each may be one fewer.
+    let majority = voters.len().saturating_sub(1) / 2 + 1;
     let needed = (voters.len() - majority + 1).min(others);
     let answered = voters.intersection(heard).filter(|id| **id != this).count();
     if answered >= needed {
@@ -181,7 +184,8 @@ async fn ask(node_id: u64, address: &str) -> Option<Said> {
             Err(_) => return None,
         };
         let term = status.term.max(u64::from(status.last_log_index > 0));
-        Some(Said { node_id: status.node_id, term, voters: status.voter_ids.into_iter().collect(), members })
+        let applied = status.applied_index;
+        Some(Said { node_id: status.node_id, term, applied, voters: status.voter_ids.into_iter().collect(), members })
     };
     let said = tokio::time::timeout(2 * ASK, asking).await.ok().flatten()?;
     (said.node_id == node_id).then_some(said)

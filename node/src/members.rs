@@ -39,7 +39,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use self::plan::{Catching, Progress, silent_majority};
 pub(crate) use self::plan::{Change, Roster, Step, change_of, plan};
 use crate::core::{Core, Leadership};
-use crate::neighbours;
+use crate::{grpc, neighbours};
 
 /// Between looks at how far a node has caught up.
 const PACE: Duration = Duration::from_millis(300);
@@ -70,6 +70,13 @@ impl From<Error> for Stopped {
 pub(crate) struct UnderWay {
     turn: tokio::sync::Mutex<()>,
     now: Mutex<Option<(Change, MembersChange)>>,
+}
+
+impl UnderWay {
+    /// Keeps the members as they are for as long as it is held. `None`: they are being changed.
+    pub(crate) fn hold(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.turn.try_lock().ok()
+    }
 }
 
 /// Where the steps are told. Nobody need listen: a change goes on to its end.
@@ -122,15 +129,17 @@ async fn run(core: &Core, change: &Change, listener: &UnboundedSender<MembersCha
 async fn make(core: &Core, change: &Change, told: &Told<'_>) -> Result<(), Stopped> {
     let term = core.office().ok_or_else(|| Stopped::Again("this node does not lead".to_owned()))?;
     end_joint(core).await?;
+    // What was found here may not be committed: nothing is called done that a majority has not agreed to.
+    core.reads.pass().await.map_err(Stopped::Again)?;
     let roster = roster(core)?;
     let steps = plan(&roster, change)?;
     check_level(&roster, &steps)?;
     check_majority(core, &roster, change, &steps).await?;
     if let Some((node_id, address)) = change.newcomer()
-        && !roster.nodes.contains_key(&node_id)
+        && !roster.voters.contains(&node_id)
         && !steps.is_empty()
     {
-        check_answers(core, node_id, address).await?;
+        check_answers(core, node_id, address, roster.level).await?;
     }
     for step in steps {
         still_leads(core, term)?;
@@ -256,23 +265,45 @@ async fn check_majority(core: &Core, roster: &Roster, change: &Change, steps: &[
 }
 
 /// A node that is to be let in must be up, of that number, and of this cluster.
-async fn check_answers(core: &Core, node_id: u64, address: &str) -> Result<(), Stopped> {
+async fn check_answers(core: &Core, node_id: u64, address: &str, level: u32) -> Result<(), Stopped> {
     let nobody = || {
         let message = format!("nobody answers at {address} as node {node_id}: start it with --join first");
         Stopped::Refused(precondition("address", message))
     };
-    if crate::grpc::term_of(node_id, address).await.is_none() {
-        return Err(nobody());
+    let status = tokio::time::timeout(ASK, grpc::ask(address)).await;
+    let status = status.ok().and_then(Result::ok).filter(|status| status.node_id == node_id).ok_or_else(nobody)?;
+    if status.voter_ids.contains(&node_id) {
+        let message =
+            format!("node {node_id} has begun a cluster of its own: empty its data directory and start it with --join");
+        return Err(precondition("address", message).into());
     }
     let mut peer = core.peers.client(address).map_err(|_| nobody())?;
     match tokio::time::timeout(ASK, peer.health(core.peers.request(HealthRequest {}))).await {
-        Ok(Ok(_)) => Ok(()),
+        Ok(Ok(reply)) => {
+            let understood = reply.get_ref().feature_level.max(1);
+            if understood < level {
+                let message = format!(
+                    "node {node_id} understands level {understood}, the cluster runs at {level}: upgrade it first"
+                );
+                return Err(precondition("address", message).into());
+            }
+            Ok(())
+        }
         Ok(Err(status)) if status.code() == tonic::Code::PermissionDenied => {
             let message = format!("the node at {address} is none of this cluster: {}", status.message());
             Err(precondition("address", message).into())
         }
         Ok(Err(_)) | Err(_) => Err(nobody()),
     }
+}
+
+async fn has_applied(core: &Core, node_id: u64, last: u64) -> bool {
+    let Some(address) = core.members().get(&node_id).cloned() else { return false };
+    let status = tokio::time::timeout(ASK, grpc::ask(&address)).await;
+    status
+        .ok()
+        .and_then(Result::ok)
+        .is_some_and(|status| status.node_id == node_id && status.applied_index.saturating_add(plan::NEARLY) >= last)
 }
 
 async fn retire(core: &Core, term: u64, node_id: u64) -> Result<(), Stopped> {
@@ -293,7 +324,9 @@ async fn catch_up(core: &Core, term: u64, node_id: u64, told: &Told<'_>) -> Resu
         let matched = metrics.replication.as_ref().and_then(|all| all.get(&node_id).cloned().flatten());
         let last = metrics.last_log_index.unwrap_or(0);
         match catching.look(last, matched.map(|log_id| log_id.index), Instant::now()) {
-            Progress::CaughtUp => break,
+            // By its own word: what it acknowledged it may have lost since, or not applied yet.
+            Progress::CaughtUp if has_applied(core, node_id, last).await => break,
+            Progress::CaughtUp => {}
             Progress::Behind { entries, still_for } => {
                 if still_for >= SILENT && (still_for >= STUCK || !answers(core, node_id).await) {
                     let message = format!(

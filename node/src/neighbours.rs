@@ -16,7 +16,6 @@ use quorate_proto::peer as pb;
 use quorate_raft::level;
 
 use crate::core::Core;
-use crate::stop::Reason;
 
 /// Between two rounds, and how long an answer may take.
 const ROUND: Duration = Duration::from_secs(1);
@@ -91,12 +90,12 @@ async fn run(core: Arc<Core>) {
         let asked = members.iter().filter(|(id, _)| **id != this).map(|(id, address)| ask(&core, *id, address));
         core.neighbours.note(join_all(asked).await, Instant::now());
         let mine = digests(&own(&core));
-        let others: Vec<_> = core.neighbours.all().values().map(|heard| digests(&heard.reply)).collect();
-        if let Some(rev) = outvoted(&mine, &others) {
-            return core.stop.now(Reason::Fault(format!(
-                "this node's state differs at rev {rev} from the one that most others have: it takes no further part; \
-                 rebuild it with `quorate cluster rebuild`"
-            )));
+        let members = core.roster.now();
+        let heard = core.neighbours.all().into_iter().filter(|(id, _)| members.voters.contains(id));
+        let others: Vec<_> = heard.map(|(_, heard)| digests(&heard.reply)).collect();
+        if let Some(rev) = outvoted(&mine, &others, members.majority()) {
+            let why = format!("this node's state differs at rev {rev} from the one that a majority has");
+            return core.fence(&why);
         }
         tokio::time::sleep(ROUND).await;
     }
@@ -116,16 +115,15 @@ fn digests(reply: &pb::HealthReply) -> BTreeMap<u64, Vec<u8>> {
     reply.digests.iter().map(|one| (one.rev, one.digest.to_vec())).collect()
 }
 
-/// The first rev at which more of the others agree with each other than with this node. One against one says nothing about who
-/// is wrong.
-fn outvoted(mine: &BTreeMap<u64, Vec<u8>>, others: &[BTreeMap<u64, Vec<u8>>]) -> Option<u64> {
+/// The first rev at which a majority of the voters agree with each other and not with this node. Fewer say nothing about who is
+/// wrong.
+fn outvoted(mine: &BTreeMap<u64, Vec<u8>>, others: &[BTreeMap<u64, Vec<u8>>], majority: usize) -> Option<u64> {
     mine.iter().find_map(|(rev, own)| {
-        let mut votes: BTreeMap<&[u8], usize> = BTreeMap::from([(own.as_slice(), 1)]);
-        for digest in others.iter().filter_map(|other| other.get(rev)) {
+        let mut votes: BTreeMap<&[u8], usize> = BTreeMap::new();
+        for digest in others.iter().filter_map(|other| other.get(rev)).filter(|digest| *digest != own) {
             *votes.entry(digest.as_slice()).or_default() += 1;
         }
-        let with_me = votes[own.as_slice()];
-        votes.values().any(|votes| *votes > with_me).then_some(*rev)
+        votes.values().any(|votes| *votes >= majority).then_some(*rev)
     })
 }
 
@@ -140,13 +138,15 @@ mod tests {
     #[test]
     fn who_differs_from_most_is_outvoted_and_nobody_else_is() {
         let (right, wrong) = (at(&[(1024, 1), (2050, 2)]), at(&[(1024, 1), (2050, 9)]));
-        assert_eq!(outvoted(&wrong, &[right.clone(), right.clone()]), Some(2050));
-        assert_eq!(outvoted(&right, &[right.clone(), wrong.clone()]), None);
+        assert_eq!(outvoted(&wrong, &[right.clone(), right.clone()], 2), Some(2050));
+        assert_eq!(outvoted(&right, &[right.clone(), wrong.clone()], 2), None);
         // One against one, and three that all differ: nobody can say who is right.
-        assert_eq!(outvoted(&wrong, std::slice::from_ref(&right)), None);
-        assert_eq!(outvoted(&wrong, &[right.clone(), at(&[(2050, 3)])]), None);
+        assert_eq!(outvoted(&wrong, std::slice::from_ref(&right), 2), None);
+        assert_eq!(outvoted(&wrong, &[right.clone(), at(&[(2050, 3)])], 2), None);
+        // Two of five are no majority.
+        assert_eq!(outvoted(&wrong, &[right.clone(), right.clone()], 3), None);
         // One that lags behind has nothing to compare.
-        assert_eq!(outvoted(&at(&[(512, 7)]), &[right.clone(), right]), None);
+        assert_eq!(outvoted(&at(&[(512, 7)]), &[right.clone(), right], 2), None);
     }
 
     #[test]

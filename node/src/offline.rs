@@ -68,22 +68,22 @@ pub(crate) fn adopt(path: &Path, cluster_id: &str, address: &str) -> anyhow::Res
     let node_id = dir.node_id();
     let new = NewCluster { cluster_id: cluster_id.to_owned(), node_id, address: address.to_owned() };
     new.check()?;
-    replay(path)?;
+    replay(path, node_id)?;
     // Nothing goes on elsewhere: its revs are those of the new cluster, and its policy is what the operator wants.
     let founded = found(path, &new.founding(0, false)?).context("the cluster could not be founded")?;
     Ok((node_id, founded))
 }
 
 /// Applies what the log has and the state has not, and closes both.
-fn replay(path: &Path) -> anyhow::Result<()> {
+fn replay(path: &Path, node_id: u64) -> anyhow::Result<()> {
     let unheard = tokio::sync::mpsc::unbounded_channel().0;
     let log = LogStorage::open(&path.join("log"), SMALL_BUFFER_BYTES).map_err(|fatal| explain(path, "log", &fatal))?;
     let replica = Replica::open(path, SMALL_BUFFER_BYTES, unheard).map_err(|fatal| explain(path, "state", &fatal))?;
     log.check(&replica).map_err(|fatal| explain(path, "log", &fatal))?;
-    let replayed = log.replay_alone(&replica).map_err(|fatal| explain(path, "log", &fatal))?;
+    let replayed = log.replay_alone(&replica, node_id).map_err(|fatal| explain(path, "log", &fatal))?;
     ensure!(
         replayed.is_some(),
-        "{} belongs to a cluster of several voters: it has a majority, so let new nodes in with `quorate cluster add`",
+        "{} belongs to a cluster in which others vote: let new nodes into that with `quorate cluster add`",
         path.display()
     );
     Ok(replica.flush()?)
@@ -128,10 +128,10 @@ pub(crate) async fn restore(
 /// it was moved to.
 pub(crate) fn rebuild(path: &Path, others_have_it: bool) -> anyhow::Result<PathBuf> {
     let mut dir = DataDir::open_offline(path)?;
-    // The directory's own note is enough where the membership cannot be read.
-    let known = voters(path).ok().filter(|voters| !voters.is_empty());
-    match known.unwrap_or_else(|| dir.voters().clone()) {
-        voters if voters == BTreeSet::from([dir.node_id()]) => bail!(
+    // The directory's own note is written at every change; the state on disk may be from before it.
+    let noted = Some(dir.voters().clone()).filter(|voters| !voters.is_empty());
+    match noted.unwrap_or_else(|| voters(path).unwrap_or_default()) {
+        voters if voters == BTreeSet::from([dir.node_id()]) && !others_have_it => bail!(
             "node {} is the only voter of cluster {:?}: nobody else has its data. Restore a backup: `quorate restore`",
             dir.node_id(),
             dir.cluster_id()

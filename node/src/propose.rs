@@ -98,12 +98,13 @@ impl Proposer {
 
     /// Proposes here if this node leads, else through the leader.
     pub(crate) async fn propose(&self, command: &Command) -> Result<Answer, ProposeError> {
-        if let Some(body) = &command.body {
-            self.check_level(body)?;
-        }
         let encoded = Bytes::from(command.encode_to_vec());
         match leadership(&self.raft) {
             Leadership::Here { .. } => {
+                // The leader's word: a follower may not have heard yet that the level was raised.
+                if let Some(body) = &command.body {
+                    self.check_level(body)?;
+                }
                 let growth = command.body.as_ref().map_or(Growth::Grows, disk::growth);
                 self.propose_here(encoded, growth, None).await
             }

@@ -39,6 +39,9 @@ use crate::roster::{self, Roster};
 use crate::stop::{Reason, Stop};
 use crate::{grpc, http, joining, leader, offline};
 
+/// Between a fault for want of space and the new beginning: no disk is emptied in an instant.
+const BEFORE_ANEW: Duration = Duration::from_secs(1);
+
 /// `quorate serve`: one node of a cluster, until it is told to stop.
 pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::load(&args)?;
@@ -76,8 +79,15 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let http = bind("http_listen", &settings.config.http_listen).await?;
     let data_dir = DataDir::open(&settings.config.data_dir, &settings.config.cluster_id, settings.config.node_id)?;
     stop_on_panic();
-    disk::wait_for_space(&settings.config.data_dir, settings.config.disk_reserve_bytes);
-    let (core, effects) = build(settings, data_dir).await?;
+    let Config { disk_reserve_bytes, write_buffer_bytes, .. } = settings.config;
+    disk::wait_for_space(&settings.config.data_dir, disk_reserve_bytes, write_buffer_bytes);
+    let heals = !settings.is_throw_away && disk_reserve_bytes > 0;
+    let (core, effects) = match build(settings, data_dir).await {
+        Err(error) if heals && disk::is_no_space(&format!("{error:#}")) => {
+            return Err(begin_anew(&format!("{error:#}")).await);
+        }
+        built => built?,
+    };
     leader::start(&core, effects);
     crate::schedules::start(&core);
     crate::retention::start(&core);
@@ -98,10 +108,8 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let reason = core.stop.wait().await;
     if let Reason::Fault(fault) = reason {
         tracing::error!(%fault, "this node met a fault it cannot reason about and stops");
-        if !core.settings.is_throw_away && (disk::is_no_space(&fault) || !core.disk.takes_entries()) {
-            // A full disk heals: the process begins anew, and waits for space before it opens anything.
-            let error = disk::start_again();
-            return Err(anyhow!("stopped by a fault: {fault}; it could not begin anew: {error}"));
+        if heals && disk::is_no_space(&fault) {
+            return Err(begin_anew(&fault).await);
         }
         return Err(anyhow!("stopped by a fault: {fault}"));
     }
@@ -117,6 +125,13 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || replica.flush()).await?.context("the state was not flushed")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// A full disk heals: the process begins anew, and waits for space before it opens anything. Returns only why it could not.
+async fn begin_anew(fault: &str) -> anyhow::Error {
+    tokio::time::sleep(BEFORE_ANEW).await;
+    let error = disk::start_again();
+    anyhow!("stopped by a fault: {fault}; it could not begin anew: {error}")
 }
 
 async fn bind(field: &str, address: &str) -> anyhow::Result<TcpListener> {
@@ -156,7 +171,7 @@ async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Cor
         Arc::new(raft_config(config, data_dir.joined())?),
         peers.clone(),
         log.clone(),
-        StateMachine::new(replica.clone()),
+        StateMachine::new(replica.clone()).with_peers(peers.clone()),
     )
     .await
     .map_err(|e| anyhow!("consensus could not start: {e}"))?;

@@ -60,13 +60,7 @@ pub struct Head {
 impl Head {
     /// Reads the stored form.
     pub fn from_row(row: StateHead) -> Result<Self, Fatal> {
-        let understood = level::understood();
-        if row.format_version > understood {
-            return Err(Fatal::Corrupt(format!(
-                "the state has format {}, this binary knows up to {understood}: use the newer binary",
-                row.format_version
-            )));
-        }
+        level::check(row.format_version)?;
         let digest = <[u8; 16]>::try_from(row.digest.as_ref())
             .map_err(|_| Fatal::Corrupt("the state's digest is not 16 bytes".to_owned()))?;
         Ok(Head {

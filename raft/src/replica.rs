@@ -36,6 +36,9 @@ const APPLY_BYTES: usize = 32 << 20;
 const DIGEST_EVERY: u64 = 1_024;
 const DIGESTS_KEPT: usize = 64;
 
+/// How many times its own size the compaction of one table may take for a while.
+const COMPACTION_SPREAD: u64 = 4;
+
 /// What one committed entry asks of the state.
 #[derive(Debug)]
 pub struct Applicable {
@@ -358,12 +361,28 @@ impl Replica {
         Ok((snapshot, head))
     }
 
-    /// Writes every table anew without what was removed. The snapshot is taken anew as well: the old one would hold on to
-    /// the space. Apply goes on meanwhile.
-    pub fn compact(&self) -> Result<(), Fatal> {
+    /// Writes the tables anew without what was removed, some at a time, each time followed by a new snapshot: the old one
+    /// would hold on to what was replaced. Before each table `has_room` is asked whether so many bytes may be taken
+    /// meanwhile; says whether it always was so. Apply goes on.
+    pub fn compact(&self, mut has_room: impl FnMut(u64) -> bool) -> Result<bool, Fatal> {
         let db = self.applied.read().db.clone();
-        db.compact()?;
-        self.take_snapshot().map(|_| ())
+        db.flush()?;
+        let mut replaced = 0;
+        for table in db.tables()? {
+            // The keys of one table may be spread over several others.
+            let needed = table.bytes.saturating_mul(COMPACTION_SPREAD);
+            if !has_room(needed) && replaced > 0 {
+                self.take_snapshot()?;
+                replaced = 0;
+            }
+            if !has_room(needed) {
+                return Ok(false);
+            }
+            db.compact(&table)?;
+            replaced += table.bytes;
+        }
+        self.take_snapshot()?;
+        Ok(true)
     }
 
     /// A copy of what is applied now, of links like any snapshot, for whoever carries it elsewhere. It is nobody else's,

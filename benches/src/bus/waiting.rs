@@ -12,7 +12,7 @@ use quorate_jepsen::{LocalCluster, Rng};
 
 use super::group::subscription;
 use super::request;
-use crate::memory;
+use crate::memory::{self, mib};
 use crate::report::{Column, Form, Table, column};
 use crate::rest::come_to_rest;
 
@@ -68,8 +68,4 @@ async fn fill(bus: &Bus, waiting: u64) -> Result<()> {
 
 fn residents(cluster: &LocalCluster) -> Result<BTreeMap<u64, u64>> {
     cluster.node_ids().into_iter().map(|id| Ok((id, memory::resident(cluster.pid(id)?)?))).collect()
-}
-
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }

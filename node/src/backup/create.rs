@@ -225,7 +225,8 @@ async fn publish(target: &Target, manifest: &Manifest) -> anyhow::Result<()> {
         let path = object_path(hash);
         ensure!(found == Some(bytes), "{} is not there as it was sent: {bytes} bytes, {found:?}", target.shown(&path));
     }
-    target.write(&manifest::path_of(&manifest.id), serde_json::to_vec(manifest)?.into()).await?;
+    let is_new = target.create(&manifest::path_of(&manifest.id), serde_json::to_vec(manifest)?.into()).await?;
+    ensure!(is_new, "another backup has the name {} already", manifest.id);
     let written = manifest::load(target, &manifest.id).await?;
     ensure!(written == *manifest, "the manifest of {} reads other than it was written", manifest.id);
     Ok(())

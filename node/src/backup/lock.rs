@@ -82,7 +82,10 @@ pub(super) async fn holding<T>(
 
 async fn take(target: &Target, mine: &Holder, now_ms: u64) -> anyhow::Result<()> {
     for _ in 0..ATTEMPTS {
-        if target.create(LOCK, encoded(mine)?).await? {
+        // Not every store keeps its word that it makes only what is not there: whoever finds its own name last has the lock.
+        if target.create(LOCK, encoded(mine)?).await?
+            && holder(target, LOCK).await?.is_some_and(|held| held.nonce == mine.nonce)
+        {
             return Ok(());
         }
         let Some(held) = holder(target, LOCK).await? else { continue };

@@ -3,7 +3,7 @@
 //! Invariant: a manifest is believed only whole: of a version that is known, under its own name, every hash a hash and
 //! every file name plain. Whoever removes what no manifest names must not guess.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, Utc};
@@ -117,15 +117,30 @@ fn parse(id: &str, content: &[u8]) -> anyhow::Result<Manifest> {
 
 /// One backup, by its name or as the newest.
 pub(crate) async fn load(target: &Target, id: &str) -> anyhow::Result<Manifest> {
-    let id = if id == LATEST { newest(target).await? } else { id.to_owned() };
-    ensure!(is_plain(&id), "{id:?} is not the name of a backup: see `quorate backup list`");
-    let path = path_of(&id);
-    let Some(content) = target.read(&path).await? else { bail!("there is no backup {id} in {}", target.url()) };
-    parse(&id, &content).with_context(|| format!("{} is not a manifest", target.shown(&path)))
+    match id {
+        LATEST => newest(target).await,
+        id => named(target, id).await,
+    }
 }
 
-async fn newest(target: &Target) -> anyhow::Result<String> {
-    names(target).await?.pop().with_context(|| format!("there is no backup in {}", target.url()))
+async fn named(target: &Target, id: &str) -> anyhow::Result<Manifest> {
+    ensure!(is_plain(id), "{id:?} is not the name of a backup: see `quorate backup list`");
+    let path = path_of(id);
+    let Some(content) = target.read(&path).await? else { bail!("there is no backup {id} in {}", target.url()) };
+    parse(id, &content).with_context(|| format!("{} is not a manifest", target.shown(&path)))
+}
+
+/// The newest one, if all are of one cluster: a target may be shared, and to restore another's is no small mistake.
+async fn newest(target: &Target) -> anyhow::Result<Manifest> {
+    let mut all = list(target).await?;
+    let clusters: BTreeSet<&str> = all.iter().map(|manifest| manifest.cluster_id.as_str()).collect();
+    ensure!(
+        clusters.len() <= 1,
+        "{} has backups of several clusters, {}: name the one you mean, see `quorate backup list`",
+        target.url(),
+        clusters.iter().copied().collect::<Vec<_>>().join(", ")
+    );
+    all.pop().with_context(|| format!("there is no backup in {}", target.url()))
 }
 
 /// The names of all backups, oldest first.
@@ -143,7 +158,7 @@ pub(crate) async fn list(target: &Target) -> anyhow::Result<Vec<Manifest>> {
     let source = target.clone();
     let loads = names(target).await?.into_iter().map(move |id| -> Job<Manifest> {
         let target = source.clone();
-        async move { load(&target, &id).await }.boxed()
+        async move { named(&target, &id).await }.boxed()
     });
     run_all(loads, |manifest| manifests.push(manifest)).await?;
     manifests.sort_by(|a: &Manifest, b: &Manifest| a.id.cmp(&b.id));

@@ -108,8 +108,17 @@ fn shard_of(chunk: &ChunkHash) -> u8 {
 impl Store {
     /// Opens `blobs` in the data directory: creates what is missing, and clears what a crash left half-done.
     pub(super) fn open(data_dir: &Path) -> Result<Self, Fatal> {
+        Store::open_with(data_dir, RESERVE)
+    }
+
+    /// Opens it to take over what must all fit, or not at all.
+    pub(super) fn open_for_import(data_dir: &Path) -> Result<Self, Fatal> {
+        Store::open_with(data_dir, Reserve { least_bytes: 0, percent: 0 })
+    }
+
+    fn open_with(data_dir: &Path, reserve: Reserve) -> Result<Self, Fatal> {
         let root = data_dir.join("blobs");
-        let store = Store { root, reserve: RESERVE, parts: AtomicU64::new(0), presence: Mutex::default() };
+        let store = Store { root, reserve, parts: AtomicU64::new(0), presence: Mutex::default() };
         if store.incoming().exists() {
             fs::remove_dir_all(store.incoming())?;
         }

@@ -75,17 +75,17 @@ async fn snapshot(core: &Core) -> Option<u64> {
     Some(applied.index)
 }
 
-/// The log first: after a purge almost nothing of it is left to write. The state is written anew in pieces and needs room
-/// for the largest.
+/// The log first: after a purge almost nothing of it is left to write. The state is written anew in pieces, as far as there is
+/// room for the next one.
 fn compact(core: &Core) -> Result<bool, Fatal> {
     core.log.compact()?;
     core.disk.look();
-    let needed = core.replica.size_bytes().min(core.disk.reserve() / 2);
-    if core.disk.now().free_bytes < needed {
-        return Ok(false);
-    }
-    core.replica.compact()?;
-    Ok(true)
+    // What is left must do for what is written meanwhile.
+    let least = core.disk.reserve() / 4;
+    core.replica.compact(|bytes| {
+        core.disk.look();
+        core.disk.now().free_bytes >= bytes.saturating_add(least)
+    })
 }
 
 /// A leader without room hands over to a voter that has some and is not behind.

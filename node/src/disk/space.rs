@@ -33,12 +33,13 @@ pub(super) fn room(dir: &Path) -> io::Result<Room> {
 
 /// Blocks until half of the reserve is free: to open the databases takes some space. Before storage is opened, and before
 /// signals are caught, so that a person can end it.
-pub(crate) fn wait_for_space(data_dir: &Path, reserve_bytes: u64) {
+pub(crate) fn wait_for_space(data_dir: &Path, reserve_bytes: u64, write_buffer_bytes: u64) {
     let mut told: Option<Instant> = None;
     loop {
         // What cannot be asked is found out, and said, by whoever opens the directory.
         let Ok(room) = room(data_dir) else { return };
-        let needed = gauge::reserve_of(reserve_bytes, room.total) / 2;
+        // Only what opening may take: a node that is up can free space, one that waits cannot.
+        let needed = (gauge::reserve_of(reserve_bytes, room.total) / 2).min(write_buffer_bytes.saturating_mul(2));
         if room.free >= needed {
             return;
         }
@@ -94,8 +95,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let room = room(dir.path()).unwrap();
         assert!(room.free <= room.total && room.total > 0, "{room:?}");
-        wait_for_space(dir.path(), 1);
-        wait_for_space(&dir.path().join("not there"), u64::MAX);
+        wait_for_space(dir.path(), 1, 1);
+        wait_for_space(&dir.path().join("not there"), u64::MAX, u64::MAX);
     }
 
     #[test]

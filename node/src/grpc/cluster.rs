@@ -142,6 +142,9 @@ impl Cluster for Door {
         let term = self.leads()?;
         self.fresh().await?;
         let in_use = self.info()?.feature_level;
+        let Some(_members) = self.core.members_change.hold() else {
+            return Err(self.not_now("the members are being changed; repeat it when that is done"));
+        };
         let understood = self.understood().await;
         let level = level_to_raise(request.into_inner().level, in_use, &understood).map_err(|e| refused(&e))?;
         if level == in_use {
@@ -230,7 +233,7 @@ fn level_to_raise(asked: u32, in_use: u32, understood: &BTreeMap<u64, Option<u32
 }
 
 /// How the node at an address is, by its own word.
-async fn ask(address: &str) -> Result<NodeStatusResponse, Status> {
+pub(crate) async fn ask(address: &str) -> Result<NodeStatusResponse, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|e| Status::unavailable(format!("{address}: {e}")))?
         .connect_timeout(ASK);

@@ -20,7 +20,6 @@ use super::sessions::keep_alive_here;
 use super::status;
 use crate::core::Core;
 use crate::disk::{self, Growth};
-use crate::stop::Reason;
 use crate::{joining, neighbours};
 
 /// The peer service behind its check.
@@ -157,8 +156,7 @@ impl PeerDoor {
     async fn check_log(&self, metadata: &MetadataMap) -> Result<(), Status> {
         let lost = server::lost_entries(&self.core.log, metadata).await.map_err(|fatal| status::fault(&fatal))?;
         let Some(fault) = lost else { return Ok(()) };
-        let advice = format!("{fault}: rebuild it with `quorate cluster rebuild`");
-        self.core.stop.now(Reason::Fault(advice));
+        self.core.fence(&fault);
         Err(status::unavailable(&fault))
     }
 

@@ -14,7 +14,7 @@ use quorate_raft::error::{Error, invalid, not_found, precondition};
 /// More voters make every write slower and outlive no more than three losses in practice.
 const MAX_VOTERS: usize = 7;
 /// A node that lacks no more than this gets the rest while it votes.
-const NEARLY: u64 = 1_000;
+pub(super) const NEARLY: u64 = 1_000;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -130,19 +130,19 @@ impl LogStorage {
 
     /// Applies every entry after those that the state has, for a cluster of one, where an entry is committed once it is
     /// durable. `None`, and nothing was applied: there is more than one voter, and only they together know.
-    pub fn replay_alone(&self, replica: &Replica) -> Result<Option<u64>, Fatal> {
+    pub fn replay_alone(&self, replica: &Replica, node_id: u64) -> Result<Option<u64>, Fatal> {
         let head = replica.head();
-        if wire::decode_stored_membership(head.membership)?.membership().voter_ids().count() > 1 {
+        if wire::decode_stored_membership(head.membership)?.membership().voter_ids().any(|id| id != node_id) {
             return Ok(None);
         }
         let first = head.applied.map_or(0, |(_, index)| index + 1);
         let mut alone = true;
         self.visit(first, &mut |entries| {
-            let of_several = |entry: &Entry| match &entry.payload {
-                EntryPayload::Membership(found) => found.voter_ids().count() > 1,
+            let of_others = |entry: &Entry| match &entry.payload {
+                EntryPayload::Membership(found) => found.voter_ids().any(|id| id != node_id),
                 EntryPayload::Blank | EntryPayload::Normal(_) => false,
             };
-            alone &= !entries.iter().any(of_several);
+            alone &= !entries.iter().any(of_others);
             Ok(())
         })?;
         if !alone {

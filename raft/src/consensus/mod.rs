@@ -8,6 +8,7 @@
 //!
 //! Deliberately absent: what a command means. An entry's payload is bytes here.
 
+mod carried;
 pub mod log_storage;
 pub mod network;
 pub mod server;

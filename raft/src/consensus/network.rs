@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
@@ -37,6 +37,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::carried::Carried;
 use super::types::{LogId, TypeConfig, Vote};
 use super::wire;
 use crate::error::Fatal;
@@ -72,6 +73,7 @@ struct PeersInner {
     this_node: u64,
     cluster: MetadataValue<Ascii>,
     channels: Mutex<BTreeMap<String, Channel>>,
+    carried: Carried,
     acknowledged: Mutex<BTreeMap<u64, Acknowledged>>,
 }
 
@@ -89,7 +91,9 @@ impl Peers {
     pub fn new(this_node: u64, cluster_id: &str) -> Result<Self, String> {
         let cluster = cluster_id.parse().map_err(|_| format!("cluster id {cluster_id:?} is not plain ASCII"))?;
         let (channels, acknowledged) = (Mutex::default(), Mutex::default());
-        Ok(Peers { inner: Arc::new(PeersInner { this_node, cluster, channels, acknowledged }) })
+        Ok(Peers {
+            inner: Arc::new(PeersInner { this_node, cluster, channels, acknowledged, carried: Carried::default() }),
+        })
     }
 
     /// A client for the peer at `address` (`host:port`).
@@ -104,6 +108,11 @@ impl Peers {
             }
         };
         Ok(client(channel))
+    }
+
+    /// Whether a snapshot is on its way to a peer, or a peer reads on from one.
+    pub fn carries_snapshot(&self) -> bool {
+        self.inner.carried.puts_off(Instant::now())
     }
 
     /// Wraps a message with what every peer call carries.
@@ -412,6 +421,7 @@ impl NetSnapshot<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let mut client = self.client().map_err(StreamingError::from)?;
+        let _carrying = self.peers.inner.carried.begin();
         // Two pieces ahead: the reader of the disk never runs far in front of the network.
         let (pieces, outbound) = mpsc::channel(2);
         let (damage, mut damaged) = oneshot::channel();

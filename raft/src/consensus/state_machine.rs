@@ -10,6 +10,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
 
+use super::network::Peers;
 use super::types::{Answers, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig};
 use super::wire;
 use crate::apply::Head;
@@ -26,12 +27,19 @@ const APPLY_ENTRIES: usize = 256;
 #[derive(Clone)]
 pub struct StateMachine {
     replica: Arc<Replica>,
+    /// Snapshots on their way to peers.
+    peers: Option<Peers>,
 }
 
 impl StateMachine {
     /// Adapts a replica.
     pub fn new(replica: Arc<Replica>) -> Self {
-        StateMachine { replica }
+        StateMachine { replica, peers: None }
+    }
+
+    /// No snapshot is taken while one is on its way to a peer: see [`Peers::carries_snapshot`].
+    pub fn with_peers(self, peers: Peers) -> Self {
+        StateMachine { peers: Some(peers), ..self }
     }
 }
 
@@ -96,6 +104,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
         self.clone()
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Self::SnapshotBuilder> {
+        let put_off = !force && self.peers.as_ref().is_some_and(Peers::carries_snapshot);
+        (!put_off).then(|| self.clone())
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotDir) -> Result<(), io::Error> {

@@ -143,7 +143,10 @@ fn rewrite(generation: &Path, founding: &Founding) -> Result<Founded, Fatal> {
     head.rev = head.rev.checked_add(founding.bump_rev).ok_or_else(|| Fatal::Corrupt("revs have no room".to_owned()))?;
     head.membership = only_voter(applied, founding).encode_to_vec().into();
     let mut txn = Txn::new(&db, head.digest);
-    let renamed = ClusterInfo { cluster_id: founding.cluster_id.clone(), retired_node_ids: Vec::new(), ..info };
+    // Under another name nobody knows the old numbers. Under the same one, a node that was removed may still run.
+    let is_renamed = info.cluster_id != founding.cluster_id;
+    let retired_node_ids = if is_renamed { Vec::new() } else { info.retired_node_ids.clone() };
+    let renamed = ClusterInfo { cluster_id: founding.cluster_id.clone(), retired_node_ids, ..info };
     txn.put(&cluster, &renamed);
     if founding.drop_backup_policy {
         let backups = Key::table(Table::Backups);
@@ -244,7 +247,8 @@ mod tests {
         );
         assert_eq!(replica.first_event(0).unwrap(), None);
         log.check(&replica).unwrap();
-        assert_eq!(log.replay_alone(&replica).unwrap(), Some(0));
+        assert_eq!(log.replay_alone(&replica, 4).unwrap(), Some(0));
+        assert_eq!(log.replay_alone(&replica, 5).unwrap(), None, "another one votes");
     }
 
     #[test]

@@ -35,6 +35,8 @@ const QUEUE_LEN: usize = 4_096;
 const CACHE_BYTES: usize = 64 << 20;
 /// One group is cut here, so that a single fsync stays short.
 const GROUP_BYTES: usize = 8 << 20;
+/// Fewer writes than these say nothing about how fast the disk is.
+const FEWEST_SYNCS: usize = 8;
 /// How far back [`LogDb::sync_times`] looks, and how many writes it remembers at most.
 const SYNC_WINDOW: Duration = Duration::from_secs(5);
 const SYNCS_KEPT: usize = 4_096;
@@ -254,6 +256,10 @@ impl LogDb {
         let recent = syncs.iter().filter(|(ended, _)| now.saturating_duration_since(*ended) <= SYNC_WINDOW);
         let mut times: Vec<u64> = recent.map(|(_, micros)| *micros).collect();
         drop(syncs);
+        // Few writes say more about what else the disk did than about the disk.
+        if times.len() < FEWEST_SYNCS {
+            return (0, 0);
+        }
         times.sort_unstable();
         (percentile(&times, 50), percentile(&times, 99))
     }

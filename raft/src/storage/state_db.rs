@@ -32,6 +32,16 @@ const BLOCK_CACHE_BYTES: u64 = 256 << 20;
 /// For a database that is only looked into, or opened for a moment.
 pub const SMALL_BUFFER_BYTES: u64 = 4 << 20;
 
+/// One file of rows.
+#[derive(Debug, Clone)]
+pub struct TableFile {
+    family: String,
+    first: Vec<u8>,
+    last: Vec<u8>,
+    /// What it takes on disk.
+    pub bytes: u64,
+}
+
 /// One open generation of the state.
 pub struct StateDb {
     // Before the directory: fields drop in order, and the database must be closed when its files go.
@@ -150,21 +160,34 @@ impl StateDb {
         self.db.cf_handle(ROWS).ok_or_else(|| Fatal::Corrupt("the state has no rows".to_owned()))
     }
 
-    /// Writes every table anew without what was removed.
-    pub fn compact(&self) -> Result<(), Fatal> {
-        self.flush()?;
-        for family in [self.rows()?, self.events()?] {
-            self.db.compact_range_cf::<&[u8], &[u8]>(family, None, None);
-        }
+    /// The tables, each with its family, its first and last key, and how many bytes it takes.
+    pub fn tables(&self) -> Result<Vec<TableFile>, Fatal> {
+        let files = self.db.live_files()?.into_iter();
+        let tables = files.map(|file| TableFile {
+            family: file.column_family_name,
+            first: file.start_key.unwrap_or_default(),
+            last: file.end_key.unwrap_or_default(),
+            bytes: file.size as u64,
+        });
+        let mut tables: Vec<TableFile> = tables.collect();
+        tables.sort_by(|a, b| (&a.family, &a.first).cmp(&(&b.family, &b.first)));
+        Ok(tables)
+    }
+
+    /// Writes the keys of one table anew, in every level, without what was removed.
+    pub fn compact(&self, table: &TableFile) -> Result<(), Fatal> {
+        let family = if table.family == EVENTS { self.events()? } else { self.rows()? };
+        self.db.compact_range_cf(family, Some(&table.first), Some(&table.last));
         Ok(())
     }
 
     /// Bytes on disk and in write buffers, as RocksDB estimates them.
     pub fn size_bytes(&self) -> u64 {
-        ["rocksdb.total-sst-files-size", "rocksdb.size-all-mem-tables"]
-            .into_iter()
-            .filter_map(|name| self.db.property_int_value(name).ok().flatten())
-            .sum()
+        let sizes = ["rocksdb.total-sst-files-size", "rocksdb.size-all-mem-tables"];
+        let families = [self.rows(), self.events()].into_iter().flatten();
+        let all =
+            families.flat_map(|family| sizes.map(|name| self.db.property_int_value_cf(family, name).ok().flatten()));
+        all.flatten().sum()
     }
 
     /// A hash over all rows except those under `skip`, in key order. The rows are those of the moment when `fixed` is

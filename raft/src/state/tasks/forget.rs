@@ -94,5 +94,13 @@ pub fn ended_before(
 }
 
 fn is_needed(rows: &dyn Rows, task: &Task) -> Result<bool, Fatal> {
-    Ok(dead::needed(rows, task)?.is_some() || (!task.parent_id.is_empty() && is_live(rows, &task.parent_id)?))
+    if dead::needed(rows, task)?.is_some() {
+        return Ok(true);
+    }
+    if task.parent_id.is_empty() {
+        return Ok(false);
+    }
+    // A dead letter may be redriven, and then spawns its children anew: what they did must still be known.
+    let parent = rows::get::<Task>(rows, &done_key(&task.parent_id))?;
+    Ok(is_live(rows, &task.parent_id)? || parent.is_some_and(|parent| is_dead(parent.status())))
 }
