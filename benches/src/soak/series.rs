@@ -15,7 +15,7 @@ use crate::report::{Column, Form, Table, column};
 /// What the last quarter's mean may be of the second's.
 const LEVEL: f64 = 1.25;
 
-/// The first line of [`Series::csv`].
+/// The first line of [`Sample::csv`].
 pub(super) const CSV_HEADING: &str = "seconds,rounds,failed,p50_ms,p99_ms,node,\
 disk_bytes,log_bytes,state_bytes,snapshots_bytes,other_bytes,resident_bytes,open_files";
 

@@ -14,6 +14,12 @@ const REST: Duration = Duration::from_secs(60);
 /// How long new snapshots are put off at most.
 const LONGEST: Duration = Duration::from_secs(10 * 60);
 
+// Nothing of this reaches the state.
+#[allow(clippy::disallowed_methods)]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// What is on its way. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Carried {
@@ -37,7 +43,7 @@ impl Drop for Carrying {
     fn drop(&mut self) {
         let mut state = self.state.lock();
         state.under_way -= 1;
-        state.ended = Some(Instant::now());
+        state.ended = Some(now());
     }
 }
 
@@ -49,7 +55,11 @@ impl Carried {
     }
 
     /// Whether a new snapshot has to wait.
-    pub(super) fn puts_off(&self, now: Instant) -> bool {
+    pub(super) fn puts_off_now(&self) -> bool {
+        self.puts_off(now())
+    }
+
+    fn puts_off(&self, now: Instant) -> bool {
         let mut state = self.state.lock();
         let lately = state.ended.is_some_and(|ended| now.saturating_duration_since(ended) < REST);
         if state.under_way == 0 && !lately {
@@ -62,6 +72,7 @@ impl Carried {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
 

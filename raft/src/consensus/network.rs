@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
@@ -112,7 +112,7 @@ impl Peers {
 
     /// Whether a snapshot is on its way to a peer, or a peer reads on from one.
     pub fn carries_snapshot(&self) -> bool {
-        self.inner.carried.puts_off(Instant::now())
+        self.inner.carried.puts_off_now()
     }
 
     /// Wraps a message with what every peer call carries.
