@@ -23,7 +23,7 @@ mod space;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -57,6 +57,8 @@ const MOST_BALLAST: u64 = 64 << 20;
 pub(crate) struct Disk {
     dir: PathBuf,
     reserve_bytes: u64,
+    /// What is in memory and takes space once it is flushed.
+    unflushed_bytes: AtomicU64,
     seen: Mutex<Seen>,
     door: Mutex<Door>,
 }
@@ -91,6 +93,7 @@ impl Disk {
         let disk = Disk {
             dir: data_dir.to_owned(),
             reserve_bytes,
+            unflushed_bytes: AtomicU64::new(0),
             seen: Mutex::new(Seen { room, state: DiskState::Ok, ballast }),
             door: Mutex::new(Door { admits: Growth::Grows, why: String::new() }),
         };
@@ -140,7 +143,8 @@ impl Disk {
         let mut seen = self.seen.lock();
         let before = seen.state;
         seen.room = room;
-        seen.state = gauge::judge(before, room.free.saturating_sub(seen.ballast.missing()), reserve);
+        let spoken_for = seen.ballast.missing().saturating_add(self.unflushed_bytes.load(Ordering::Relaxed));
+        seen.state = gauge::judge(before, room.free.saturating_sub(spoken_for), reserve);
         match seen.state {
             DiskState::Full => seen.ballast.release(),
             // It was counted as missing, so there is room for it beyond the reserve.
@@ -190,8 +194,13 @@ pub(crate) fn start(core: &Arc<Core>) {
 async fn watch(core: Arc<Core>) {
     let this = core.settings.config.node_id;
     loop {
-        let disk = core.disk.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || disk.look()).await {
+        let (disk, looking) = (core.disk.clone(), core.clone());
+        let look = move || {
+            let unflushed_bytes = looking.replica.unflushed_bytes() + looking.log.unflushed_bytes();
+            disk.unflushed_bytes.store(unflushed_bytes, Ordering::Relaxed);
+            disk.look();
+        };
+        if let Err(error) = tokio::task::spawn_blocking(look).await {
             tracing::warn!(%error, "a look at the disk failed");
         }
         let others: Vec<_> =

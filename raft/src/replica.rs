@@ -306,6 +306,11 @@ impl Replica {
         self.applied.read().db.size_bytes()
     }
 
+    /// Bytes in write buffers: what a flush writes, before compression.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.applied.read().db.unflushed_bytes()
+    }
+
     /// Makes what is applied durable, so that the next start has nothing to apply again.
     pub fn flush(&self) -> Result<(), Fatal> {
         let db = self.applied.read().db.clone();

@@ -81,6 +81,11 @@ impl LogStorage {
         Ok(written.recv().map_err(io::Error::other)??)
     }
 
+    /// Bytes in write buffers.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.db.unflushed_bytes()
+    }
+
     /// Gives back the space of what was purged.
     pub fn compact(&self) -> Result<(), Fatal> {
         self.db.compact()

@@ -264,6 +264,14 @@ impl LogDb {
         (percentile(&times, 50), percentile(&times, 99))
     }
 
+    /// Bytes in write buffers: they are on disk once, and twice while they are flushed.
+    pub fn unflushed_bytes(&self) -> u64 {
+        let db = &self.shared.db;
+        let families = [cf(db, ENTRIES), cf(db, META)].into_iter().flatten();
+        let buffers = |family| db.property_int_value_cf(family, "rocksdb.cur-size-all-mem-tables").ok().flatten();
+        families.filter_map(buffers).sum()
+    }
+
     /// Gives back the space of what was purged.
     pub fn compact(&self) -> Result<(), Fatal> {
         let db = &self.shared.db;

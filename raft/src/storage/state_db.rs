@@ -181,6 +181,13 @@ impl StateDb {
         Ok(())
     }
 
+    /// Bytes in write buffers.
+    pub fn unflushed_bytes(&self) -> u64 {
+        let families = [self.rows(), self.events()].into_iter().flatten();
+        let buffers = |family| self.db.property_int_value_cf(family, "rocksdb.cur-size-all-mem-tables").ok().flatten();
+        families.filter_map(buffers).sum()
+    }
+
     /// Bytes on disk and in write buffers, as RocksDB estimates them.
     pub fn size_bytes(&self) -> u64 {
         let sizes = ["rocksdb.total-sst-files-size", "rocksdb.size-all-mem-tables"];
