@@ -24,8 +24,6 @@ use crate::stop::Reason;
 
 /// Between looks at whether a new node has joined.
 const POLL: Duration = Duration::from_millis(100);
-/// Between looks at whether this node was removed.
-const LOOK: Duration = Duration::from_secs(1);
 /// How long another node may take to say what it knows.
 const ASK: Duration = Duration::from_secs(1);
 
@@ -55,7 +53,6 @@ pub(crate) async fn join(core: Arc<Core>) {
             Err(error) => return core.stop.now(Reason::Fault(format!("joining failed: {error:#}"))),
         }
     }
-    leave_when_removed(&core).await;
 }
 
 fn what_it_waits_for(core: &Core) -> String {
@@ -96,35 +93,14 @@ async fn try_join(core: &Core) -> anyhow::Result<bool> {
 /// then this disk was wiped.
 async fn nobody_has_begun(core: &Core) -> bool {
     let others = core.settings.members.iter().filter(|(id, _)| **id != core.settings.config.node_id);
-    let answers = others.map(|(id, address)| grpc::term_of(*id, address));
-    join_all(answers).await.into_iter().all(|term| term == Some(0))
-}
-
-/// A node that the others count no more has nothing more to do. It asks them: the entry that drops a member is not sent to
-/// that member.
-async fn leave_when_removed(core: &Core) {
-    let this = core.settings.config.node_id;
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let applied = core.replica.head().applied.map_or(0, |(_, index)| index);
-        let members = core.members();
-        let others = members.iter().filter(|(id, _)| **id != this);
-        let said = join_all(others.map(|(id, address)| ask(*id, address))).await;
-        // Who is behind may know members from before this node came.
-        let drops_it =
-            |one: &Said| one.applied >= applied && !one.members.is_empty() && !one.members.contains_key(&this);
-        if said.iter().flatten().any(drops_it) {
-            tracing::warn!("node {this} was removed from its cluster and stops; its number is not used again");
-            return core.stop.now(Reason::Signal);
-        }
-    }
+    let answers = others.map(|(id, address)| grpc::status_of(*id, address));
+    join_all(answers).await.into_iter().all(|status| status.is_some_and(|status| grpc::term_of(&status) == 0))
 }
 
 /// What one other node said when it was asked.
 struct Said {
     node_id: u64,
     term: u64,
-    applied: u64,
     voters: BTreeSet<u64>,
     members: BTreeMap<u64, String>,
 }
@@ -183,9 +159,8 @@ async fn ask(node_id: u64, address: &str) -> Option<Said> {
             Err(status) if status.code() == Code::Unimplemented => BTreeMap::new(),
             Err(_) => return None,
         };
-        let term = status.term.max(u64::from(status.last_log_index > 0));
-        let applied = status.applied_index;
-        Some(Said { node_id: status.node_id, term, applied, voters: status.voter_ids.into_iter().collect(), members })
+        let term = grpc::term_of(&status);
+        Some(Said { node_id: status.node_id, term, voters: status.voter_ids.into_iter().collect(), members })
     };
     let said = tokio::time::timeout(2 * ASK, asking).await.ok().flatten()?;
     (said.node_id == node_id).then_some(said)

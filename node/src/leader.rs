@@ -18,7 +18,7 @@ use quorate_raft::state::namespaces::DEFAULT;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::core::{Core, Leadership};
-use crate::leases::{Key, Lapsed};
+use crate::leases::{self, Key, Lapsed};
 use crate::propose::ProposeError;
 use crate::stop::Reason;
 
@@ -122,7 +122,7 @@ async fn name_cluster(core: Arc<Core>, term: u64) {
 async fn end_lapsed_sessions(core: Arc<Core>) {
     loop {
         core.leases.next_deadline().await;
-        let (term, lapsed) = core.leases.lapsed(Instant::now(), LAPSED_PER_ROUND);
+        let (term, lapsed) = core.leases.lapsed(leases::now(), LAPSED_PER_ROUND);
         let Some(term) = term else { continue };
         let expiries = lapsed.into_iter().map(|lapsed| end_session(&core, lapsed, term));
         futures::future::join_all(expiries).await;

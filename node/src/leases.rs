@@ -6,11 +6,12 @@
 //! Invariant: deadlines belong to one term of leadership; the first thing that happens in another discards them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use quorate_proto::v1::Session;
+use quorate_raft::faults::{Bug, planted};
 use tokio::sync::Notify;
 
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +62,15 @@ impl Key {
     }
 }
 
+/// The time by which leases end: no clock that anybody can set.
+pub(crate) fn now() -> Instant {
+    if planted(Bug::LeaseByWallClock) {
+        static STARTED: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(), SystemTime::now()));
+        return STARTED.0 + STARTED.1.elapsed().unwrap_or_default();
+    }
+    Instant::now()
+}
+
 /// The deadlines of one leader.
 #[derive(Default)]
 pub(crate) struct Leases {
@@ -79,7 +89,8 @@ impl Leases {
         let mut table = self.table.lock();
         *table = Table { term: Some(term), ..Table::default() };
         for (namespace, session) in sessions {
-            table.set(Key::new(namespace, &session.id), session.epoch, Duration::from_millis(session.ttl_ms), now);
+            let ttl_ms = if planted(Bug::LeaseShortened) { session.ttl_ms / 10 } else { session.ttl_ms };
+            table.set(Key::new(namespace, &session.id), session.epoch, Duration::from_millis(ttl_ms), now);
         }
         self.changed.notify_one();
     }

@@ -270,8 +270,7 @@ async fn check_answers(core: &Core, node_id: u64, address: &str, level: u32) -> 
         let message = format!("nobody answers at {address} as node {node_id}: start it with --join first");
         Stopped::Refused(precondition("address", message))
     };
-    let status = tokio::time::timeout(ASK, grpc::ask(address)).await;
-    let status = status.ok().and_then(Result::ok).filter(|status| status.node_id == node_id).ok_or_else(nobody)?;
+    let status = grpc::status_of(node_id, address).await.ok_or_else(nobody)?;
     if status.voter_ids.contains(&node_id) {
         let message =
             format!("node {node_id} has begun a cluster of its own: empty its data directory and start it with --join");
@@ -299,11 +298,8 @@ async fn check_answers(core: &Core, node_id: u64, address: &str, level: u32) -> 
 
 async fn has_applied(core: &Core, node_id: u64, last: u64) -> bool {
     let Some(address) = core.members().get(&node_id).cloned() else { return false };
-    let status = tokio::time::timeout(ASK, grpc::ask(&address)).await;
-    status
-        .ok()
-        .and_then(Result::ok)
-        .is_some_and(|status| status.node_id == node_id && status.applied_index.saturating_add(plan::NEARLY) >= last)
+    let status = grpc::status_of(node_id, &address).await;
+    status.is_some_and(|status| status.applied_index.saturating_add(plan::NEARLY) >= last)
 }
 
 async fn retire(core: &Core, term: u64, node_id: u64) -> Result<(), Stopped> {
@@ -349,7 +345,7 @@ async fn catch_up(core: &Core, term: u64, node_id: u64, told: &Told<'_>) -> Resu
 async fn answers(core: &Core, node_id: u64) -> bool {
     let nodes: BTreeMap<u64, String> = core.members();
     match nodes.get(&node_id) {
-        Some(address) => crate::grpc::term_of(node_id, address).await.is_some(),
+        Some(address) => grpc::status_of(node_id, address).await.is_some(),
         None => false,
     }
 }

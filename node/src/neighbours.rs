@@ -2,7 +2,8 @@
 //!
 //! Whoever decides something that depends on more than this node looks here: whether a majority has room on its disks, whether
 //! another would lead better, which commands everybody understands, and whether this replica is still one: it compares the
-//! running digest of its state with the others', and stops if a majority of them disagree with it.
+//! running digest of its state with the others', and stops if a majority of them disagree with it. It stops as well once the
+//! others count it no more: the entry that drops a member is not sent to that member.
 //!
 //! Deliberately absent: who leads and who lives. That is for consensus to say.
 
@@ -16,6 +17,7 @@ use quorate_proto::peer as pb;
 use quorate_raft::level;
 
 use crate::core::Core;
+use crate::stop::Reason;
 
 /// Between two rounds, and how long an answer may take.
 const ROUND: Duration = Duration::from_secs(1);
@@ -75,6 +77,8 @@ pub(crate) fn own(core: &Core) -> pb::HealthReply {
         sync_p50_us,
         sync_p99_us,
         digests: core.replica.digests().into_iter().map(digest).collect(),
+        applied_index: applied_index(core),
+        member_ids: core.members().into_keys().collect(),
     }
 }
 
@@ -86,9 +90,16 @@ pub(crate) fn start(core: &Arc<Core>) {
 async fn run(core: Arc<Core>) {
     let this = core.settings.config.node_id;
     loop {
+        let applied = applied_index(&core);
         let members = core.members();
         let asked = members.iter().filter(|(id, _)| **id != this).map(|(id, address)| ask(&core, *id, address));
-        core.neighbours.note(join_all(asked).await, Instant::now());
+        let replies = join_all(asked).await;
+        if core.joined() && replies.iter().any(|(_, reply)| reply.as_ref().is_some_and(|one| drops(one, this, applied)))
+        {
+            tracing::warn!("node {this} was removed from its cluster and stops; its number is not used again");
+            return core.stop.now(Reason::Signal);
+        }
+        core.neighbours.note(replies, Instant::now());
         let mine = digests(&own(&core));
         let members = core.roster.now();
         let heard = core.neighbours.all().into_iter().filter(|(id, _)| members.voters.contains(id));
@@ -109,6 +120,16 @@ pub(crate) async fn ask(core: &Core, node_id: u64, address: &str) -> (u64, Optio
     };
     let reply = tokio::time::timeout(ROUND, asking).await.ok().flatten();
     (node_id, reply.filter(|reply| reply.node_id == node_id))
+}
+
+fn applied_index(core: &Core) -> u64 {
+    core.replica.head().applied.map_or(0, |(_, index)| index)
+}
+
+/// Whether a member that has applied at least as much as this node does not count it among the members. Who is behind may know
+/// them from before this node came.
+fn drops(reply: &pb::HealthReply, this: u64, applied: u64) -> bool {
+    reply.applied_index >= applied && !reply.member_ids.is_empty() && !reply.member_ids.contains(&this)
 }
 
 fn digests(reply: &pb::HealthReply) -> BTreeMap<u64, Vec<u8>> {
@@ -147,6 +168,19 @@ mod tests {
         assert_eq!(outvoted(&wrong, &[right.clone(), right.clone()], 3), None);
         // One that lags behind has nothing to compare.
         assert_eq!(outvoted(&at(&[(512, 7)]), &[right.clone(), right], 2), None);
+    }
+
+    #[test]
+    fn only_who_is_not_behind_drops_a_member() {
+        let reply = |applied_index, member_ids: &[u64]| pb::HealthReply {
+            applied_index,
+            member_ids: member_ids.to_vec(),
+            ..pb::HealthReply::default()
+        };
+        assert!(drops(&reply(7, &[1, 2]), 3, 7));
+        assert!(!drops(&reply(6, &[1, 2]), 3, 7), "it may not have heard of this node yet");
+        assert!(!drops(&reply(7, &[1, 2, 3]), 3, 7));
+        assert!(!drops(&reply(7, &[]), 3, 7), "an older binary does not say");
     }
 
     #[test]

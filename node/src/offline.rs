@@ -210,8 +210,6 @@ enum Trouble {
 fn trouble(fatal: &Fatal) -> Trouble {
     let text = match fatal {
         Fatal::Storage(text) => text,
-        // A newer binary wrote it.
-        Fatal::Corrupt(text) if text.contains("this binary") => return Trouble::Unknown,
         Fatal::Corrupt(_) => return Trouble::Damaged,
         Fatal::UnknownCommand(_) | Fatal::TooOld { .. } => return Trouble::Unknown,
     };
@@ -245,8 +243,7 @@ mod tests {
         assert_eq!(storage("IO error: While open a file for random read: x.sst: Permission denied"), Trouble::Denied);
         assert_eq!(storage("IO error: While lock file: LOCK: Resource temporarily unavailable"), Trouble::InUse);
         assert_eq!(storage("something else"), Trouble::Unknown);
-        let newer = "the state has format 9, this binary knows up to 1";
-        assert_eq!(trouble(&Fatal::Corrupt(newer.to_owned())), Trouble::Unknown);
+        assert_eq!(trouble(&Fatal::TooOld { level: 9, understood: 1 }), Trouble::Unknown, "a newer binary wrote it");
         let advice = explain(Path::new("/d"), "log", &Fatal::Corrupt("a hole".to_owned())).to_string();
         assert!(advice.contains("quorate cluster rebuild --data-dir /d"), "{advice}");
     }

@@ -7,6 +7,7 @@
 //!   └─ storage  RocksDB: keys, transactions, log, snapshots; nothing of the domain
 //!   replica ─── the applied state of this node, for whoever reads it
 //!   consensus ─ openraft, and nowhere else: types, log and state-machine adapters, peer network
+//!   faults ──── bugs and crashes on purpose, in builds that are made for it
 //!   effect ──── hints to this process after a commit; error: a rejection is an answer, a fatal stops the node
 //! ```
 //!
@@ -16,6 +17,7 @@ pub mod apply;
 pub mod consensus;
 pub mod effect;
 pub mod error;
+pub mod faults;
 pub mod history;
 pub mod level;
 pub mod replica;

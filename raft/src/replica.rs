@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::apply::{Happened, Head, apply_batch};
 use crate::effect::Effect;
 use crate::error::Fatal;
+use crate::faults::{Bug, crash_point, planted};
 use crate::history;
 use crate::state::namespaces::{Namespaces, Part};
 use crate::state::{Rooms, blobs};
@@ -27,7 +28,7 @@ use crate::storage::rows::Rows;
 use crate::storage::snapshot::{Layout, SnapshotDir, read_head};
 use crate::storage::space::SpaceRows;
 use crate::storage::state_db::StateDb;
-use crate::storage::txn::Txn;
+use crate::storage::txn::{Txn, Writes};
 
 /// How much is collected of several entries before it is written.
 const APPLY_BYTES: usize = 32 << 20;
@@ -412,10 +413,18 @@ impl Replica {
     pub fn install_snapshot(&self, snapshot: &SnapshotDir) -> Result<(), Fatal> {
         let covered = snapshot.head()?;
         let kept = self.layout.adopt_snapshot(snapshot.path(), &covered)?;
+        crash_point("install.adopted");
         let current = self.applied.read().db.clone();
         let (path, name) = self.layout.next_generation(current.path(), kept.path())?;
+        crash_point("install.linked");
         let next = open_generation(&path, self.write_buffer_bytes)?;
+        if planted(Bug::SnapshotWithoutTable) {
+            let documents = Key::table(Table::Kv);
+            let gone = vec![(documents.as_bytes().to_vec(), documents.prefix_end())];
+            next.db.write(Writes { ranges_gone: gone, ..Writes::default() })?;
+        }
         self.layout.point_to(&name)?;
+        crash_point("install.pointed");
         let mut names: BTreeSet<Arc<str>> = next.namespaces.iter().map(|part| part.name.clone()).collect();
         {
             let mut applied = self.applied.write();

@@ -53,8 +53,7 @@ pub(crate) async fn take(core: &Arc<Core>, url: &str, term: u64, progress: &mut 
     let began_ms = core.clock.now_ms();
     let taken = match while_leading(core, term, open(url)).await {
         Ok(target) => {
-            let node = &core.settings.config;
-            let who = format!("node {} of cluster {}", node.node_id, node.cluster_id);
+            let who = who(core);
             let work = while_leading(core, term, create(core, &target, progress));
             lock::holding(&target, &who, work).await
         }
@@ -79,6 +78,12 @@ pub(crate) async fn take(core: &Arc<Core>, url: &str, term: u64, progress: &mut 
             BackupRecord { error, ..tried }
         }
     }
+}
+
+/// What the lock of a target says of its holder.
+pub(super) fn who(core: &Core) -> String {
+    let node = &core.settings.config;
+    format!("node {} of cluster {}", node.node_id, node.cluster_id)
 }
 
 /// Does the work unless there is a reason to stop.

@@ -17,7 +17,7 @@ use quorate_raft::error::Fatal;
 use quorate_raft::state::backups::{self, resolved};
 use quorate_raft::state::namespaces::DEFAULT;
 
-use super::create::while_leading;
+use super::create::{while_leading, who};
 use super::prune::KEEP_NEWEST;
 use super::{open, prune, take, turn};
 use crate::core::Core;
@@ -129,8 +129,7 @@ async fn backup(core: &Arc<Core>, policy: &BackupPolicy, term: u64) {
 
 async fn let_go(core: &Core, policy: &BackupPolicy, term: u64) -> anyhow::Result<()> {
     let target = while_leading(core, term, open(&policy.target)).await?;
-    let node = &core.settings.config;
-    let who = format!("node {} of cluster {}", node.node_id, node.cluster_id);
+    let who = who(core);
     // What is left to do is little: if this node loses its office over it, the lock lapses.
     let pruned = prune(&target, &who, policy.keep_ms, core.clock.now_ms(), KEEP_NEWEST);
     let pruned = while_leading(core, term, pruned).await?;

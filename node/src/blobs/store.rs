@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_raft::error::Fatal;
+use quorate_raft::faults::crash_point;
 use quorate_raft::storage::dir::sync_dir;
 use rustix::fs::statvfs;
 use rustix::io::retry_on_intr;
@@ -182,7 +183,9 @@ impl Store {
     fn place(&self, chunk: &ChunkHash, part: &Path) -> Result<(), DiskError> {
         {
             let mut presence = self.presence.lock();
+            crash_point("blob.before-rename");
             fs::rename(part, self.path(chunk))?;
+            crash_point("blob.after-rename");
             presence.settling.insert(*chunk);
         }
         self.settle(chunk)

@@ -253,7 +253,7 @@ impl Source {
 }
 
 /// A plain path means a directory.
-fn target_url(text: &str) -> Result<String, Failure> {
+pub(super) fn target_url(text: &str) -> Result<String, Failure> {
     let url = if text.contains("://") {
         text.to_owned()
     } else {

@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Context;
+use super::backup::target_url;
 use super::exit::Failure;
 use super::rebuild::next_steps;
 use crate::backup::Target;
@@ -53,7 +54,7 @@ pub(crate) struct RestoreArgs {
 
 /// Does what the arguments say.
 pub(crate) async fn run(context: &Context, args: RestoreArgs) -> Result<(), Failure> {
-    let from = url(&args.from)?;
+    let from = target_url(&args.from)?;
     let target = Target::open(&from).map_err(|error| Failure::from_anyhow(&error))?;
     let RestoreArgs { cluster_id, node_id, advertise, .. } = args;
     let new = NewCluster { cluster_id, node_id, address: advertise };
@@ -75,13 +76,4 @@ pub(crate) async fn run(context: &Context, args: RestoreArgs) -> Result<(), Fail
             format!("restored {} of cluster {}\n{steps}", manifest.id, manifest.cluster_id)
         },
     )
-}
-
-/// A plain path is a directory of this machine.
-fn url(from: &str) -> Result<String, Failure> {
-    if from.contains("://") {
-        return Ok(from.to_owned());
-    }
-    let path = std::path::absolute(from).map_err(|error| Failure::bad_input(format!("--from {from:?}: {error}")))?;
-    Ok(format!("file://{}", path.display()))
 }

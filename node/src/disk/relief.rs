@@ -15,7 +15,7 @@ use crate::{grpc, slow};
 const PAUSE: Duration = Duration::from_secs(10);
 /// An attempt takes at most this part of the time: to write everything anew is work that others on this disk feel.
 const PART: u32 = 10;
-/// How long a snapshot, and the purge after it, are waited for.
+/// How long the purge after a snapshot is waited for.
 const WAIT: Duration = Duration::from_secs(10);
 
 /// Purges and compacts while there is little room. What was done at some rev is not done again at the same.
@@ -64,13 +64,7 @@ async fn snapshot(core: &Core) -> Option<u64> {
     let metrics = core.metrics();
     let applied = metrics.last_applied?;
     if metrics.snapshot.is_none_or(|snapshot| snapshot < applied) {
-        core.raft.trigger().snapshot().await.ok()?;
-        let waiting = core.raft.wait(Some(WAIT));
-        let covered = waiting.metrics(
-            |metrics| metrics.snapshot.is_some_and(|snapshot| snapshot >= applied),
-            "a snapshot of what was applied",
-        );
-        covered.await.ok()?;
+        grpc::take_snapshot(core).await.ok()?;
     }
     Some(applied.index)
 }

@@ -85,16 +85,8 @@ impl Cluster for Door {
     }
 
     async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<SnapshotResponse>, Status> {
-        let applied = self.core.metrics().last_applied;
-        self.core.raft.trigger().snapshot().await.map_err(|e| Status::unavailable(e.to_string()))?;
-        let Some(applied) = applied else { return Ok(Response::new(SnapshotResponse::default())) };
-        let waiting = self.core.raft.wait(Some(WAIT));
-        let covered = waiting.metrics(
-            |metrics| metrics.snapshot.is_some_and(|snapshot| snapshot >= applied),
-            "a snapshot of what was applied",
-        );
-        let metrics = covered.await.map_err(|e| Status::deadline_exceeded(format!("the snapshot goes on: {e}")))?;
-        Ok(Response::new(SnapshotResponse { snapshot_index: metrics.snapshot.map_or(0, |id| id.index) }))
+        let snapshot_index = take_snapshot(&self.core).await?;
+        Ok(Response::new(SnapshotResponse { snapshot_index }))
     }
 
     /// From what this node knows, at once: a node with an empty disk asks for it when nobody may lead yet. A number
@@ -193,10 +185,8 @@ impl Door {
             if id == this {
                 return (id, Some(level::understood()));
             }
-            let answer = tokio::time::timeout(ASK, ask(&address)).await;
-            let answer = answer.ok().and_then(Result::ok).filter(|status| status.node_id == id);
             // One that does not know of levels understands the first.
-            (id, answer.map(|status| status.feature_level.max(1)))
+            (id, status_of(id, &address).await.map(|status| status.feature_level.max(1)))
         });
         join_all(asked).await.into_iter().collect()
     }
@@ -233,7 +223,7 @@ fn level_to_raise(asked: u32, in_use: u32, understood: &BTreeMap<u64, Option<u32
 }
 
 /// How the node at an address is, by its own word.
-pub(crate) async fn ask(address: &str) -> Result<NodeStatusResponse, Status> {
+async fn ask(address: &str) -> Result<NodeStatusResponse, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|e| Status::unavailable(format!("{address}: {e}")))?
         .connect_timeout(ASK);
@@ -241,10 +231,15 @@ pub(crate) async fn ask(address: &str) -> Result<NodeStatusResponse, Status> {
     Ok(ClusterClient::new(channel).node_status(NodeStatusRequest { full_digest: false }).await?.into_inner())
 }
 
-/// The term a member knows of, 0 if it belongs to no cluster yet. `None`: it cannot be asked, or another answers there.
-pub(crate) async fn term_of(node_id: u64, address: &str) -> Option<u64> {
+/// How a member is, by its own word. `None`: it does not answer in time, or another answers there.
+pub(crate) async fn status_of(node_id: u64, address: &str) -> Option<NodeStatusResponse> {
     let answer = tokio::time::timeout(ASK, ask(address)).await.ok()?.ok()?;
-    (answer.node_id == node_id).then_some(answer.term.max(u64::from(answer.last_log_index > 0)))
+    (answer.node_id == node_id).then_some(answer)
+}
+
+/// The term a node knows of, 0 if it belongs to no cluster yet.
+pub(crate) fn term_of(status: &NodeStatusResponse) -> u64 {
+    status.term.max(u64::from(status.last_log_index > 0))
 }
 
 fn unreachable(node_id: u64, address: &str, voter: bool, reason: &str) -> NodeStatusResponse {
@@ -312,6 +307,20 @@ async fn node_status(core: &Core, full_digest: bool) -> Result<NodeStatusRespons
         sync_p99_us,
         voter_ids,
     })
+}
+
+/// Takes a snapshot of what is applied, and says which index it covers; 0: nothing is applied.
+pub(crate) async fn take_snapshot(core: &Core) -> Result<u64, Status> {
+    let applied = core.metrics().last_applied;
+    core.raft.trigger().snapshot().await.map_err(|e| Status::unavailable(e.to_string()))?;
+    let Some(applied) = applied else { return Ok(0) };
+    let waiting = core.raft.wait(Some(WAIT));
+    let covered = waiting.metrics(
+        |metrics| metrics.snapshot.is_some_and(|snapshot| snapshot >= applied),
+        "a snapshot of what was applied",
+    );
+    let metrics = covered.await.map_err(|e| Status::deadline_exceeded(format!("the snapshot goes on: {e}")))?;
+    Ok(metrics.snapshot.map_or(0, |id| id.index))
 }
 
 /// Hands leadership to `wanted`, or to the most caught-up voter; returns who leads then.

@@ -25,7 +25,7 @@ mod transact;
 mod watch;
 mod work;
 
-pub(crate) use cluster::{ask, hand_over, term_of};
+pub(crate) use cluster::{hand_over, status_of, take_snapshot, term_of};
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ use futures::{Stream, StreamExt};
 use prost::Message;
 use quorate_proto::peer as pb;
 use quorate_proto::peer::peer_server::{Peer, PeerServer};
+use quorate_raft::apply::is_the_leaders;
 use quorate_raft::consensus::network::{CLUSTER_KEY, MAX_MESSAGE_BYTES, NODE_KEY};
 use quorate_raft::consensus::{server, wire};
 use quorate_raft::state::namespaces::DEFAULT;
@@ -70,17 +71,9 @@ fn vetted(core: &Core, command: Bytes) -> Result<(Bytes, Growth), Status> {
         core.proposer.check_level(body).map_err(|error| status::not_proposed(&error, None))?;
     }
     match &mut decoded.body {
-        Some(
-            Body::Tick(_)
-            | Body::ExpireSession(_)
-            | Body::FireSchedule(_)
-            | Body::DescribeCluster(_)
-            | Body::CompactEvents(_)
-            | Body::RetireNode(_)
-            | Body::RaiseFeatureLevel(_)
-            | Body::RecordBackup(_)
-            | Body::ForgetTasks(_),
-        ) => Err(status::invalid("command", "only a leader says this, and only of itself")),
+        Some(body) if is_the_leaders(body) => {
+            Err(status::invalid("command", "only a leader says this, and only of itself"))
+        }
         // The leader's clock counts, not that of the node that was asked.
         Some(Body::CreateSchedule(request)) => {
             super::schedules::stamp(core, request)?;

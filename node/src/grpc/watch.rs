@@ -14,6 +14,7 @@ use futures::stream::BoxStream;
 use quorate_proto::v1::watch_server::Watch;
 use quorate_proto::v1::{Consistency, Event, EventsRequest, EventsResponse, WatchFilter, WatchRequest, WatchResponse};
 use quorate_raft::error::Fatal;
+use quorate_raft::faults::{Bug, planted};
 use quorate_raft::history;
 use quorate_raft::replica::{Bounds, Page, View};
 use tokio::sync::Semaphore;
@@ -54,6 +55,7 @@ impl Watch for Door {
         let now = |view: View<'_>| Ok((view.head.rev, view.head.events_compacted_rev));
         let (rev, compacted_rev) = self.read(Consistency::Stale, now).await?;
         let from_rev = if request.from_rev == 0 { rev + 1 } else { request.from_rev };
+        let from_rev = if planted(Bug::WatchGap) { from_rev.min(rev) + 1 } else { from_rev };
         if from_rev > rev + 1 {
             return Err(status::out_of_range(format!("from_rev {from_rev} has not happened; the newest is {rev}"), 0));
         }

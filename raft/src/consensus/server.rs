@@ -18,6 +18,7 @@ use super::network::ACKNOWLEDGED_KEY;
 use super::types::{Raft, SnapshotMeta, TypeConfig};
 use super::wire;
 use crate::error::Fatal;
+use crate::faults::crash_point;
 use crate::storage::dir::sync_dir;
 use crate::storage::snapshot::{FileDigest, Layout, SnapshotDir, file_digest, write_digests};
 
@@ -227,6 +228,7 @@ impl Receiving {
 
     fn close(&mut self) -> Result<(), Fatal> {
         if let Some((_, file)) = self.open.take() {
+            crash_point("receive.before-sync");
             file.sync_all()?;
         }
         Ok(())
@@ -247,6 +249,7 @@ impl Receiving {
             }
             files.push(FileDigest { name: file.name.clone(), bytes: file.bytes, digest });
         }
+        crash_point("receive.checked");
         write_digests(self.dir.path(), &files)?;
         sync_dir(self.dir.path())?;
         let meta = super::state_machine::meta(&self.dir.head()?)?;

@@ -15,6 +15,7 @@ use super::types::{Answers, LogId, Payload, SnapshotMeta, StoredMembership, Type
 use super::wire;
 use crate::apply::Head;
 use crate::error::Fatal;
+use crate::faults::crash_point;
 use crate::replica::{Applicable, Content, Replica};
 use crate::storage::snapshot::SnapshotDir;
 
@@ -95,7 +96,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let answers = self.replica.apply(batch)?;
             for (responder, answers) in responders.into_iter().zip(answers) {
                 if let Some(responder) = responder {
+                    crash_point("reply.before");
                     responder.send(Answers(answers));
+                    crash_point("reply.after");
                 }
             }
         }

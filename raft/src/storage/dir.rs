@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Fatal;
+use crate::faults::crash_point;
 
 /// A directory that removes itself once it is retired and its last user is gone.
 #[derive(Debug, Clone)]
@@ -54,8 +55,11 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), Fatal> {
     let part = path.with_extension("part");
     let mut file = File::create(&part)?;
     file.write_all(content)?;
+    crash_point("file.before-sync");
     file.sync_all()?;
+    crash_point("file.before-rename");
     fs::rename(&part, path)?;
+    crash_point("file.after-rename");
     match path.parent() {
         Some(dir) => sync_dir(dir),
         None => Ok(()),

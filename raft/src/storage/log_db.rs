@@ -27,6 +27,8 @@ use rocksdb::{
 };
 
 use crate::error::Fatal;
+use crate::faults::{Bug, crash_point, planted};
+use crate::storage::sizes;
 
 const ENTRIES: &str = "entries";
 const META: &str = "meta";
@@ -135,6 +137,10 @@ impl LogDb {
                 cache.tail.push_back((*index, bytes.clone()));
             }
         }
+        if planted(Bug::AckBeforeWrite) {
+            done(Ok(()));
+            return self.send(Op::Append { entries, done: Box::new(|_| {}) });
+        }
         self.send(Op::Append { entries, done });
     }
 
@@ -241,11 +247,7 @@ impl LogDb {
     /// Bytes on disk and in write buffers, as RocksDB estimates them.
     pub fn size_bytes(&self) -> u64 {
         let db = &self.shared.db;
-        let Ok(entries) = cf(db, ENTRIES) else { return 0 };
-        ["rocksdb.total-sst-files-size", "rocksdb.size-all-mem-tables"]
-            .into_iter()
-            .filter_map(|name| db.property_int_value_cf(entries, name).ok().flatten())
-            .sum()
+        sizes::sum(db, cf(db, ENTRIES), &sizes::ALL)
     }
 
     /// How long synced writes of the last seconds took, in microseconds: half of them at most the first number, all but
@@ -267,9 +269,7 @@ impl LogDb {
     /// Bytes in write buffers: they are on disk once, and twice while they are flushed.
     pub fn unflushed_bytes(&self) -> u64 {
         let db = &self.shared.db;
-        let families = [cf(db, ENTRIES), cf(db, META)].into_iter().flatten();
-        let buffers = |family| db.property_int_value_cf(family, "rocksdb.cur-size-all-mem-tables").ok().flatten();
-        families.filter_map(buffers).sum()
+        sizes::sum(db, [cf(db, ENTRIES), cf(db, META)].into_iter().flatten(), &sizes::UNFLUSHED)
     }
 
     /// Gives back the space of what was purged.
@@ -339,7 +339,7 @@ fn write_group(shared: &Shared, group: &[Op]) -> io::Result<()> {
             }
             Op::Meta { key, value, sync: wants_sync, .. } => {
                 batch.put_cf(meta_cf, key, value);
-                sync |= wants_sync;
+                sync |= *wants_sync && !planted(Bug::VoteUnsynced);
             }
             Op::Truncate { from, to, .. } => {
                 (*from..=*to).for_each(|index| batch.delete_cf(entries_cf, index.to_be_bytes()));
@@ -352,9 +352,14 @@ fn write_group(shared: &Shared, group: &[Op]) -> io::Result<()> {
         }
     }
     let mut options = WriteOptions::default();
-    options.set_sync(sync);
+    options.set_sync(sync && !planted(Bug::LogUnsynced));
     let began = now();
-    db.write_opt(batch, &options).map_err(|e| io::Error::other(e.to_string()))?;
+    crash_point("log.before-write");
+    let written = db.write_opt(batch, &options).map_err(|e| io::Error::other(e.to_string()));
+    crash_point("log.after-write");
+    if !planted(Bug::WriteErrorIgnored) {
+        written?;
+    }
     if sync {
         note_sync(shared, began);
     }

@@ -9,6 +9,7 @@ pub mod found;
 pub mod keys;
 pub mod log_db;
 pub mod rows;
+mod sizes;
 pub mod snapshot;
 pub mod space;
 pub mod state_db;

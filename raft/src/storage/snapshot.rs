@@ -23,6 +23,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::apply::Head;
 use crate::error::Fatal;
+use crate::faults::crash_point;
 use crate::storage::dir::{DirHandle, sync_dir, write_atomically};
 use crate::storage::keys::{Key, Table};
 use crate::storage::rows;
@@ -234,7 +235,9 @@ impl Layout {
         // space: its tables were written anew since.
         let name = |copy: u64| self.snapshots().join(format!("{index}-{term}-{copy}"));
         let target = (0..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(0));
+        crash_point("snapshot.before-rename");
         fs::rename(from, &target)?;
+        crash_point("snapshot.after-rename");
         sync_dir(&self.snapshots())?;
         Ok(SnapshotDir::new(target))
     }
@@ -315,6 +318,7 @@ pub(super) fn link_or_copy(from: &Path, to: &Path) -> Result<(), Fatal> {
             File::open(&target)?.sync_all()?;
         }
     }
+    crash_point("generation.linked");
     sync_dir(to)
 }
 

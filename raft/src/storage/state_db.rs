@@ -17,8 +17,10 @@ use rocksdb::{
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Fatal;
+use crate::faults::crash_point;
 use crate::storage::dir::DirHandle;
 use crate::storage::rows::{Rows, Visit};
+use crate::storage::sizes;
 use crate::storage::txn::Writes;
 
 /// Looks at one row of the event history, rev and value; `false` ends the scan.
@@ -105,7 +107,10 @@ impl StateDb {
         }
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        Ok(self.db.write_opt(batch, &unlogged)?)
+        crash_point("state.before-write");
+        self.db.write_opt(batch, &unlogged)?;
+        crash_point("state.after-write");
+        Ok(())
     }
 
     /// The event history from `from_rev` on, by rev, until `visit` returns `false`.
@@ -148,7 +153,10 @@ impl StateDb {
 
     /// Flushes, then links every file into the new directory `target`.
     pub fn checkpoint(&self, target: &Path) -> Result<(), Fatal> {
-        Ok(rocksdb::checkpoint::Checkpoint::new(&self.db)?.create_checkpoint(target)?)
+        crash_point("checkpoint.before");
+        rocksdb::checkpoint::Checkpoint::new(&self.db)?.create_checkpoint(target)?;
+        crash_point("checkpoint.after");
+        Ok(())
     }
 
     /// Makes everything written so far durable.
@@ -183,18 +191,12 @@ impl StateDb {
 
     /// Bytes in write buffers.
     pub fn unflushed_bytes(&self) -> u64 {
-        let families = [self.rows(), self.events()].into_iter().flatten();
-        let buffers = |family| self.db.property_int_value_cf(family, "rocksdb.cur-size-all-mem-tables").ok().flatten();
-        families.filter_map(buffers).sum()
+        sizes::sum(&self.db, [self.rows(), self.events()].into_iter().flatten(), &sizes::UNFLUSHED)
     }
 
     /// Bytes on disk and in write buffers, as RocksDB estimates them.
     pub fn size_bytes(&self) -> u64 {
-        let sizes = ["rocksdb.total-sst-files-size", "rocksdb.size-all-mem-tables"];
-        let families = [self.rows(), self.events()].into_iter().flatten();
-        let all =
-            families.flat_map(|family| sizes.map(|name| self.db.property_int_value_cf(family, name).ok().flatten()));
-        all.flatten().sum()
+        sizes::sum(&self.db, [self.rows(), self.events()].into_iter().flatten(), &sizes::ALL)
     }
 
     /// A hash over all rows except those under `skip`, in key order. The rows are those of the moment when `fixed` is

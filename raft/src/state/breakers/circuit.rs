@@ -3,6 +3,7 @@
 use quorate_proto::v1::{Breaker, BreakerSettings, BreakerState};
 
 use super::Admission;
+use crate::faults::{Bug, planted};
 
 /// How much of an error is kept, in bytes.
 pub const MAX_TEXT_BYTES: usize = 1_024;
@@ -16,6 +17,7 @@ pub(super) fn as_new(name: &str) -> Breaker {
 pub(super) fn admission(breaker: &Breaker) -> Admission {
     match (breaker.state(), &breaker.probe) {
         (BreakerState::Open, _) => Admission::No { retry_at_ms: breaker.probe_at_ms },
+        (BreakerState::HalfOpen, Some(_)) if planted(Bug::ProbeShared) => Admission::Probe,
         (BreakerState::HalfOpen, Some(probe)) => Admission::No { retry_at_ms: probe.deadline_ms },
         (BreakerState::HalfOpen, None) => Admission::Probe,
         (BreakerState::Closed | BreakerState::Unspecified, _) => Admission::Yes,

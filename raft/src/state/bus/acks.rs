@@ -5,6 +5,7 @@ use quorate_proto::v1::{AckItem, AckKind, AckRequest, AckResponse, RejectionCode
 use super::endings::{acked, fail, give_back, reject as bury, replace};
 use super::{Bus, checked, load};
 use crate::error::{Error, Fatal, Outcome, invalid, reject};
+use crate::faults::{Bug, planted};
 use crate::state::{Ctx, Out, Rooms};
 
 /// The most deliveries that one request may speak of.
@@ -72,6 +73,7 @@ fn carry_out(bus: &mut Bus, out: &mut Out<'_, '_>, ctx: &Ctx, item: &AckItem) ->
     let row = load(&*out.txn, &item.subscription, item.seq)?;
     let reason = if item.reason.is_empty() { NO_REASON } else { item.reason.as_str() };
     match item.kind() {
+        AckKind::Ack if planted(Bug::AckForgotten) && row.seq.is_multiple_of(20) => give_back(bus, out, ctx, &row),
         AckKind::Ack => acked(bus, out, &row),
         AckKind::Nack => fail(bus, out, ctx, &row, reason, (item.delay_ms > 0).then_some(item.delay_ms)),
         AckKind::Reject => bury(bus, out, ctx, &row, reason),

@@ -24,6 +24,7 @@ use quorate_proto::v1::{Consumer, PendingDelivery};
 
 use super::MAX_PRIORITY;
 use crate::error::Fatal;
+use crate::faults::{Bug, planted};
 
 /// Smaller goes first.
 type Rank = u8;
@@ -216,7 +217,7 @@ impl Queue {
         if row.not_before_ms > 0 {
             self.delayed.insert(seq);
             self.delays.insert((row.not_before_ms, seq));
-        } else if row.order_key.is_empty() || self.head_of(&row.order_key) == Some(seq) {
+        } else if row.order_key.is_empty() || self.head_of(&row.order_key) == Some(seq) || planted(Bug::OrderIgnored) {
             self.ready.insert((rank, seq));
         } else {
             self.behind.insert(seq, rank);

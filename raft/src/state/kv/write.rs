@@ -6,12 +6,18 @@ use quorate_proto::v1::KvEntry;
 use super::plan::Planned;
 use super::{Kv, burden, due, expiry_key, kv_key, lease_key, totals_key, version_key, weight};
 use crate::error::Fatal;
+use crate::faults::{Bug, planted};
 use crate::state::{Ctx, Out, Rooms, blobs};
 use crate::storage::rows;
 
 /// Writes what a put planned, and gives it back without its value.
 pub(crate) fn do_put(rooms: &mut Rooms, out: &mut Out<'_, '_>, ctx: &Ctx, planned: Planned) -> Result<KvEntry, Fatal> {
     let entry = KvEntry { value: Bytes::new(), ..planned.after.clone() };
+    if planted(Bug::PutLost) && ctx.rev.is_multiple_of(97) {
+        return Ok(entry);
+    }
+    let mut planned = planned;
+    planned.after.updated_at_ms += u64::from(planted(Bug::Drift));
     store(&mut rooms.kv, out, ctx, planned)?;
     put_totals(&rooms.kv, out);
     Ok(entry)

@@ -4,6 +4,7 @@
 use quorate_proto::v1::{Lock, LockHolder, LockMode, LockWaiter};
 
 use super::MAX_SHARED_HOLDERS;
+use crate::faults::{Bug, planted};
 use crate::state::Ctx;
 
 /// A session and a name within it.
@@ -45,7 +46,7 @@ pub(super) fn grant(waiter: &LockWaiter, ctx: &Ctx) -> LockHolder {
     LockHolder {
         session_id: waiter.session_id.clone(),
         owner: waiter.owner.clone(),
-        token: ctx.rev,
+        token: if planted(Bug::LockTokenReused) { 1 } else { ctx.rev },
         mode: waiter.mode,
         acquired_at_ms: ctx.now_ms,
         ttl_ms: waiter.ttl_ms,

@@ -12,6 +12,7 @@ use super::queue::Order;
 use super::turns::Charge;
 use super::{attempts, body, corrupt, load_live};
 use crate::error::{Fatal, Outcome, exhausted, invalid, not_found, precondition};
+use crate::faults::{Bug, planted};
 use crate::state::breakers::{self, Admission};
 use crate::state::{Ctx, Out, Rooms, agents, check_id};
 
@@ -118,7 +119,8 @@ impl Gate<'_> {
 
     pub(super) fn has_room(&self, scope: LimitScope, name: &str) -> bool {
         let limit = self.rooms.dispatch.limit(scope, name);
-        limit.is_none_or(|limit| self.rooms.tasks.running.under(scope, name) < limit)
+        let more = u32::from(planted(Bug::LimitOffByOne));
+        limit.is_none_or(|limit| self.rooms.tasks.running.under(scope, name) < limit + more)
     }
 
     pub(super) fn closed(&self, breaker: &str) -> bool {

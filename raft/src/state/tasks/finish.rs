@@ -11,6 +11,7 @@ use super::claim::{self, MAX_CLAIM};
 use super::moves::{self, Next};
 use super::{aftermath, body, evidence, load, policy, retry_allowed, review};
 use crate::error::{Fatal, Outcome, invalid, not_found, precondition, reject};
+use crate::faults::{Bug, planted};
 use crate::state::retries::policy as retry;
 use crate::state::{Ctx, Out, Rooms, agents, breakers, check_id};
 
@@ -34,7 +35,7 @@ pub fn finish(
         return Err(not_found("task_id", format!("no task {:?} exists", req.task_id)));
     };
     let claim = match &task.claim {
-        Some(claim) if claim.token == req.token => claim.clone(),
+        Some(claim) if claim.token == req.token || planted(Bug::FinishUnderOldToken) => claim.clone(),
         _ => return late(out, ctx, &task, &req, outcome),
     };
     check_against(&task, &req, outcome)?;

@@ -82,6 +82,7 @@ pub use self::review::decide;
 pub use self::submit::{submit, submit_internal};
 pub use self::why::why;
 use crate::error::Fatal;
+use crate::faults::{Bug, planted};
 use crate::state::remove_from;
 use crate::state::retries::policy as retry;
 use crate::storage::keys::{Key, Table};
@@ -288,7 +289,7 @@ impl Tasks {
         remove_from(&mut self.waiting, dependency, &Arc::from(waiting));
         let Some(open) = self.blocked.get_mut(waiting) else { return false };
         open.remove(dependency);
-        open.is_empty()
+        open.is_empty() || planted(Bug::DependencyIgnored)
     }
 
     fn count_in(&mut self, status: TaskStatus) {
