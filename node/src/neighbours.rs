@@ -79,6 +79,7 @@ pub(crate) fn own(core: &Core) -> pb::HealthReply {
         digests: core.replica.digests().into_iter().map(digest).collect(),
         applied_index: applied_index(core),
         member_ids: core.members().into_keys().collect(),
+        now_ms: if core.office().is_some() { core.clock.now_ms() } else { 0 },
     }
 }
 
@@ -99,7 +100,9 @@ async fn run(core: Arc<Core>) {
             tracing::warn!("node {this} was removed from its cluster and stops; its number is not used again");
             return core.stop.now(Reason::Signal);
         }
-        core.neighbours.note(replies, Instant::now());
+        let now = Instant::now();
+        replies.iter().filter_map(|(_, reply)| reply.as_ref()).for_each(|reply| core.clock.heard(reply.now_ms, now));
+        core.neighbours.note(replies, now);
         let mine = digests(&own(&core));
         let members = core.roster.now();
         let heard = core.neighbours.all().into_iter().filter(|(id, _)| members.voters.contains(id));
