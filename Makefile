@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/quorate/target
 DEV := $(CARGO_TARGET_DIR)/debug
 
-.PHONY: help setup demo dev test check build bench conformance
+.PHONY: help setup demo dev test check build bench conformance chaos chaos-full sim
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,23 @@ check: setup ## Format, lints, documentation, licences; changes nothing
 	else \
 	  echo "check: cargo-deny is not installed, so bans, licences and sources were not checked"; \
 	fi
+
+chaos: setup ## Faults against a real cluster, judged: about four minutes (root for all of it)
+	cargo build --locked -p quorate -p quorate-jepsen --bins
+	$(DEV)/quorate-jepsen chaos --time 20
+
+# Every nemesis with every workload, every planted bug, and a thousand simulated clusters.
+chaos-full: setup sim ## Everything that the harness can do: about an hour (root)
+	cargo build --locked -p quorate -p quorate-jepsen --bins
+	$(DEV)/quorate-jepsen matrix --time 45
+	cargo build --locked -p quorate --bins --features faults
+	cp $(DEV)/quorate $(DEV)/quorate-faults
+	$(DEV)/quorate-jepsen bugs --server $(DEV)/quorate-faults --time 15
+	cargo build --locked -p quorate --bins
+
+sim: setup ## A thousand simulated clusters, each from a seed
+	cargo build --release --locked --manifest-path jepsen/sim/Cargo.toml
+	$(CARGO_TARGET_DIR)/release/quorate-sim --seeds 1..1001
 
 conformance: setup ## A client generated for Python against one node (needs PyPI)
 	cargo build --locked -p quorate --bins

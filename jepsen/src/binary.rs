@@ -23,6 +23,18 @@ pub fn quorate() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The commit that is checked out here, if this is a checkout; with a `+` if something was changed since.
+pub fn commit() -> String {
+    let git = |args: &[&str]| {
+        let output = std::process::Command::new("git").args(args).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".to_owned() };
+    let changed = git(&["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty());
+    if changed { format!("{commit}+") } else { commit }
+}
+
 /// `target/<profile>`, for a test in its `deps` folder as for a program beside it.
 fn profile_folder(executable: &Path) -> Result<&Path> {
     let folder = executable.parent().context("the executable has no folder")?;

@@ -5,10 +5,12 @@
 //!
 //! Members that come and go, and nodes that are started otherwise than the rest: `grow`.
 //!
-//! Deliberately absent: faults of the network, unless they are asked for ([`Builder::with_links`]); otherwise these nodes
-//! can only be stopped, wiped and started.
+//! Networks, disks and clocks that can be faulty, where they are asked for: `host`.
+//!
+//! Deliberately absent: faults that nobody asked for. Otherwise these nodes can only be stopped, wiped and started.
 
 mod grow;
+mod host;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,11 +22,14 @@ use quorate_client::{Client, Config};
 use quorate_proto::v1::NodeStatusResponse;
 use tempfile::TempDir;
 
+use crate::clock::WallClock;
 use crate::disks::SmallDisk;
 use crate::links::{Links, Route};
+use crate::power::PowerDisk;
 use crate::process::Process;
 use crate::status::node_status;
 use crate::until::until;
+use crate::wire::Wire;
 use crate::{binary, ports};
 
 pub use grow::Mark;
@@ -43,6 +48,10 @@ pub struct Builder {
     with_links: bool,
     cluster_id: String,
     disk_bytes: Option<u64>,
+    with_wire: Option<u64>,
+    with_power: bool,
+    with_clocks: bool,
+    env: Vec<(String, String)>,
 }
 
 /// One node.
@@ -70,6 +79,10 @@ struct Launch {
     extra: Vec<String>,
     /// What is said to this one alone.
     alone: Vec<String>,
+    /// The program that starts it, with its arguments, if there is one between.
+    through: Vec<String>,
+    /// What its environment says.
+    env: Vec<(String, String)>,
 }
 
 /// A running cluster.
@@ -78,6 +91,9 @@ pub struct LocalCluster {
     // Before disks and folder: processes must be gone when these are removed.
     nodes: BTreeMap<u64, Node>,
     disks: BTreeMap<u64, SmallDisk>,
+    power: BTreeMap<u64, PowerDisk>,
+    clocks: BTreeMap<u64, WallClock>,
+    wire: Option<Wire>,
     /// How it was asked for: what comes later is like what was there first.
     builder: Builder,
     links: Option<Links>,
@@ -160,9 +176,12 @@ impl Builder {
         std::fs::create_dir_all(&root)?;
         let (nodes, links) = self.describe(&binary, &root)?;
         let builder = Builder { binary: Some(binary), ..self.clone() };
-        let mut cluster = LocalCluster { nodes, disks: BTreeMap::new(), builder, links, dir: root, temp };
+        let (disks, power, clocks, wire) = Default::default();
+        let mut cluster = LocalCluster { nodes, disks, power, clocks, wire, builder, links, dir: root, temp };
+        cluster.join_by_wire()?;
         for id in cluster.node_ids() {
             cluster.mount(id)?;
+            cluster.equip(id)?;
         }
         cluster.start_all().await?;
         Ok(cluster)
@@ -189,12 +208,12 @@ impl Builder {
         let outer = if self.with_links { outer } else { inner };
         let peers: Vec<String> = (1..=self.nodes)
             .zip(outer)
-            .flat_map(|(id, port)| ["--peer".into(), format!("{id}=127.0.0.1:{port}")])
+            .flat_map(|(id, port)| ["--peer".into(), format!("{id}={}:{port}", self.host(id))])
             .collect();
         let mut nodes = BTreeMap::new();
         let mut routes = Vec::new();
         for (((id, inner), outer), http) in (1..=self.nodes).zip(inner).zip(outer).zip(http) {
-            let places = [outer, inner, http].map(|port| format!("127.0.0.1:{port}"));
+            let places = [outer, inner, http].map(|port| format!("{}:{port}", self.host(id)));
             let node = self.node(id, places, peers.clone(), binary, root);
             if node.data_dir.exists() {
                 bail!("{} exists already: a cluster needs an empty folder", node.data_dir.display());
@@ -214,16 +233,20 @@ impl Builder {
         own.extend(["--cluster-id".into(), self.cluster_id.clone()]);
         own.extend(["--data-dir".into(), data_dir.display().to_string()]);
         own.extend(["--listen".into(), listen.clone(), "--http-listen".into(), http.clone()]);
-        let (extra, alone) = (self.extra_args.clone(), self.first_args.clone());
-        let launch = Launch { binary: binary.to_owned(), own, peers, extra, alone };
+        let (extra, alone, env) = (self.extra_args.clone(), self.first_args.clone(), self.env_of(id));
+        let launch = Launch { binary: binary.to_owned(), own, peers, extra, alone, through: Vec::new(), env };
         Node { process: launch.process(id, root), launch, endpoint, listen, http, data_dir }
     }
 }
 
 impl Launch {
     fn process(&self, id: u64, root: &Path) -> Process {
-        let args = [&self.own, &self.peers, &self.extra, &self.alone].into_iter().flatten().cloned().collect();
-        Process::new(format!("node-{id}-log"), &self.binary, args, root)
+        let args = [&self.own, &self.peers, &self.extra, &self.alone].into_iter().flatten().cloned();
+        let program = self.binary.display().to_string();
+        let mut line: Vec<String> = self.through.iter().cloned().chain([program]).chain(args).collect();
+        let first = line.remove(0);
+        let process = Process::new(format!("node-{id}-log"), Path::new(&first), line, root);
+        self.env.iter().fold(process, |process, (name, value)| process.with_env(name, value))
     }
 }
 
@@ -252,6 +275,10 @@ impl LocalCluster {
             with_links: false,
             cluster_id: "harness".to_owned(),
             disk_bytes: None,
+            with_wire: None,
+            with_power: false,
+            with_clocks: false,
+            env: Vec::new(),
         }
     }
 
@@ -355,6 +382,9 @@ impl LocalCluster {
     /// Starts a stopped node without waiting for it.
     pub fn start(&mut self, id: u64) -> Result<()> {
         let node = self.nodes.get_mut(&id).with_context(|| format!("no node {id} in this cluster"))?;
+        if let Some(clock) = self.clocks.get(&id) {
+            clock.starting()?;
+        }
         match &self.links {
             None => node.process.start(),
             Some(links) => links.introduce(id, || {
@@ -471,6 +501,7 @@ impl LocalCluster {
     pub fn close(mut self) -> Result<()> {
         self.kill_all()?;
         self.disks.clear();
+        self.power.clear();
         if let Some(temp) = self.temp.take() {
             temp.close()?;
         }

@@ -141,7 +141,7 @@ impl LocalCluster {
     }
 
     /// Changes what a stopped node is started with.
-    fn launch_anew(&mut self, id: u64, change: impl FnOnce(&mut Node)) -> Result<()> {
+    pub(super) fn launch_anew(&mut self, id: u64, change: impl FnOnce(&mut Node)) -> Result<()> {
         let root = self.dir.clone();
         let node = self.node_mut(id)?;
         if node.process.is_started() {
