@@ -23,7 +23,7 @@ use crate::channels::Channel;
 use crate::client::{Client, new_id};
 use crate::error::Error;
 use crate::reopen::items;
-use crate::requests::identify;
+use crate::requests::{identify, judged};
 use crate::sessions::{Session, UnderWay};
 
 /// The longest that the cluster holds a claim.
@@ -106,12 +106,14 @@ impl Tasks {
         let under_way = session.begin();
         let request = claim_request(&under_way, agent_id, max_tasks, wait);
         let hold = Duration::from_millis(request.wait_ms);
-        self.client
-            .call(Plan { hold, ..Plan::SAFE }, |channel| {
+        let claimed = self
+            .client
+            .call_in_full(Plan { hold, ..Plan::SAFE }, |channel| {
                 let request = request.clone();
                 async move { stub(channel).claim(request).await }
             })
-            .await
+            .await;
+        judged(claimed, true)
     }
 
     /// A standing order: the attempts that the agent holds, then whatever it has room for, as it becomes ready. The
@@ -143,12 +145,16 @@ impl Tasks {
         check_size(&request)?;
         // The token itself makes a plain finish safe to repeat; only tasks handed out with it would be lost.
         let plan = if request.claim_next > 0 && request.request.is_none() { Plan::UNSAFE } else { Plan::SAFE };
-        self.client
-            .call(plan, |channel| {
+        let identified = request.request.is_some();
+        let finished = self
+            .client
+            .call_in_full(plan, |channel| {
                 let request = request.clone();
                 async move { stub(channel).finish(request).await }
             })
-            .await
+            .await;
+        // Without an id it is the token that ties a second delivery to the first.
+        if identified { judged(finished, true) } else { finished.result }
     }
 
     /// One task with what it waits for and what waits for it.

@@ -171,7 +171,7 @@ async fn build(settings: Settings, data_dir: DataDir) -> anyhow::Result<(Arc<Cor
         Arc::new(raft_config(config, data_dir.joined())?),
         peers.clone(),
         log.clone(),
-        StateMachine::new(replica.clone()).with_peers(peers.clone()),
+        StateMachine::new(replica.clone()).with_peers(peers.clone()).behind(log.durable()),
     )
     .await
     .map_err(|e| anyhow!("consensus could not start: {e}"))?;

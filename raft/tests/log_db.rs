@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use proptest::prelude::*;
-use quorate_raft::storage::log_db::{Done, LogDb};
+use quorate_raft::storage::log_db::{Done, Durable, LogDb};
 
 fn open(path: &Path) -> LogDb {
     LogDb::open(path, 64 << 20, |meta| {
@@ -136,4 +137,27 @@ fn completions_come_in_order_and_after_a_flood_of_appends_all_are_there() {
     assert!(completed.iter().enumerate().all(|(at, (i, ok))| *i == at as u64 && *ok));
     drop(log);
     assert_eq!(open(dir.path()).read(0..u64::MAX, usize::MAX).unwrap().len(), 2_000);
+}
+
+#[tokio::test]
+async fn the_log_says_how_far_it_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let mut durable = log.durable();
+    let entry = |index: u64| (index, Bytes::from_static(b"x"));
+    let reached = |durable: &mut Durable, index: u64| durable.reach(index).now_or_never().is_some();
+    assert!(!reached(&mut durable, 0), "an empty log has no first entry either");
+    let (done, rx) = waiter();
+    log.append((0..3).map(entry).collect(), done);
+    rx.recv().unwrap().unwrap();
+    assert!(reached(&mut durable, 2) && !reached(&mut durable, 3));
+    let (done, rx) = waiter();
+    log.truncate(1, done).unwrap();
+    rx.recv().unwrap().unwrap();
+    assert!(reached(&mut durable, 0) && !reached(&mut durable, 1), "what was taken back is not there");
+    purge(&log, 9);
+    assert!(reached(&mut durable, 8), "what was purged needs no waiting for");
+    drop(log);
+    let log = open(dir.path());
+    assert!(reached(&mut log.durable(), 8) && !reached(&mut log.durable(), 9));
 }

@@ -15,7 +15,7 @@ use super::inbox::{Key, Line};
 use super::{Bus, stub};
 use crate::call::Plan;
 use crate::error::Error;
-use crate::requests::{insist, session_over};
+use crate::requests::{insist, judged, session_over};
 use crate::sessions::Session;
 
 /// The most that one call may say.
@@ -136,12 +136,12 @@ async fn send(bus: &Bus, session: &Session, items: Vec<AckItem>) -> Result<AckRe
     insist(session, |id| {
         let (client, request) = (bus.client.clone(), AckRequest { items: items.clone(), request: Some(id) });
         async move {
-            client
-                .call(Plan::SAFE, |channel| {
-                    let request = request.clone();
-                    async move { stub(channel).ack(request).await }
-                })
-                .await
+            let outcome = client.call_in_full(Plan::SAFE, |channel| {
+                let request = request.clone();
+                async move { stub(channel).ack(request).await }
+            });
+            // A session that is not known any more may have ended between two deliveries of this very call.
+            judged(outcome.await, true)
         }
     })
     .await

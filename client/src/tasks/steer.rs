@@ -9,12 +9,13 @@
 use quorate_proto::v1::{
     AddDependenciesRequest, AddDependenciesResponse, CancelTaskRequest, CancelTaskResponse, DecideTaskRequest,
     DecideTaskResponse, PurgeTasksRequest, PurgeTasksResponse, RedriveTasksRequest, RedriveTasksResponse,
-    RejectionCode, RequestId, ResolveDeadlocksRequest, ResolveDeadlocksResponse, Task, TaskStatus,
+    RejectionCode, ResolveDeadlocksRequest, ResolveDeadlocksResponse, Task, TaskStatus,
 };
 
 use super::{Tasks, stub};
 use crate::call::Plan;
 use crate::error::Error;
+use crate::requests::{judged, plan};
 
 impl Tasks {
     /// Ends a task whatever it is doing, and everything it spawned. A running attempt has its grace to stop. A task that
@@ -50,12 +51,14 @@ impl Tasks {
 
     /// A person accepts a reported task, or sends it back.
     pub async fn decide(&self, request: DecideTaskRequest) -> Result<DecideTaskResponse, Error> {
-        self.client
-            .call(plan(request.request.as_ref()), |channel| {
+        let outcome = self
+            .client
+            .call_in_full(plan(request.request.as_ref()), |channel| {
                 let request = request.clone();
                 async move { stub(channel).decide(request).await }
             })
-            .await
+            .await;
+        judged(outcome, request.request.is_some())
     }
 
     /// Makes a task that is not running wait for more. One that waits for all of it already counts as success.
@@ -88,12 +91,14 @@ impl Tasks {
 
     /// As [`Tasks::redrive`], with a request id.
     pub async fn redrive_with(&self, request: RedriveTasksRequest) -> Result<RedriveTasksResponse, Error> {
-        self.client
-            .call(plan(request.request.as_ref()), |channel| {
+        let outcome = self
+            .client
+            .call_in_full(plan(request.request.as_ref()), |channel| {
                 let request = request.clone();
                 async move { stub(channel).redrive(request).await }
             })
-            .await
+            .await;
+        judged(outcome, request.request.is_some())
     }
 
     /// Removes ended tasks with all that is kept of them. Cannot be undone.
@@ -103,12 +108,14 @@ impl Tasks {
 
     /// As [`Tasks::purge`], with a request id.
     pub async fn purge_with(&self, request: PurgeTasksRequest) -> Result<PurgeTasksResponse, Error> {
-        self.client
-            .call(plan(request.request.as_ref()), |channel| {
+        let outcome = self
+            .client
+            .call_in_full(plan(request.request.as_ref()), |channel| {
                 let request = request.clone();
                 async move { stub(channel).purge(request).await }
             })
-            .await
+            .await;
+        judged(outcome, request.request.is_some())
     }
 
     /// Skips the lowest-priority task of each circle.
@@ -120,10 +127,6 @@ impl Tasks {
             })
             .await
     }
-}
-
-fn plan(id: Option<&RequestId>) -> Plan {
-    if id.is_some() { Plan::SAFE } else { Plan::UNSAFE }
 }
 
 fn is_precondition(error: &Error) -> bool {
@@ -146,7 +149,7 @@ fn in_doubt(task_id: &str, what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::v1::{CancelNotice, TaskSpec};
+    use quorate_proto::v1::{CancelNotice, RequestId, TaskSpec};
 
     use super::*;
     use crate::call::Repeat;

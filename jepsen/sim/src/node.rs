@@ -274,7 +274,8 @@ impl Cluster {
             }
             for node in self.ids() {
                 let until = self.down.lock().get(&node).copied().unwrap_or_default();
-                if self.get(node).is_none() && until <= self.world.now() {
+                let is_over = self.over.load(Ordering::Relaxed);
+                if !is_over && self.get(node).is_none() && until <= self.world.now() {
                     self.start(node).await;
                 }
             }

@@ -23,7 +23,7 @@ use super::types::{Entry, LogId, TypeConfig, Vote};
 use super::wire;
 use crate::error::Fatal;
 use crate::replica::Replica;
-use crate::storage::log_db::{Done, LogDb};
+use crate::storage::log_db::{Done, Durable, LogDb};
 use crate::storage::state_db::SMALL_BUFFER_BYTES;
 
 const VOTE: &str = "vote";
@@ -79,6 +79,11 @@ impl LogStorage {
         let done: Done = Box::new(move |result| drop(done.send(result)));
         db.put_meta(VOTE, vote.encode_to_vec().into(), Some(done));
         Ok(written.recv().map_err(io::Error::other)??)
+    }
+
+    /// How far the log is durable.
+    pub fn durable(&self) -> Durable {
+        self.db.durable()
     }
 
     /// Bytes in write buffers.

@@ -17,6 +17,7 @@ use crate::apply::Head;
 use crate::error::Fatal;
 use crate::faults::crash_point;
 use crate::replica::{Applicable, Content, Replica};
+use crate::storage::log_db::Durable;
 use crate::storage::snapshot::SnapshotDir;
 
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotDir>;
@@ -30,17 +31,33 @@ pub struct StateMachine {
     replica: Arc<Replica>,
     /// Snapshots on their way to peers.
     peers: Option<Peers>,
+    /// How far the log is on this node's own disk.
+    durable: Option<Durable>,
 }
 
 impl StateMachine {
     /// Adapts a replica.
     pub fn new(replica: Arc<Replica>) -> Self {
-        StateMachine { replica, peers: None }
+        StateMachine { replica, peers: None, durable: None }
+    }
+
+    /// Nothing is applied before it is in this log for good.
+    pub fn behind(self, durable: Durable) -> Self {
+        StateMachine { durable: Some(durable), ..self }
     }
 
     /// No snapshot is taken while one is on its way to a peer: see [`Peers::carries_snapshot`].
     pub fn with_peers(self, peers: Peers) -> Self {
         StateMachine { peers: Some(peers), ..self }
+    }
+}
+
+/// The state must not be ahead of this node's log. An entry is committed once others have it on disk; the state may be
+/// flushed at any moment, and after a power cut the log would lack what the state has: it would count as damaged.
+async fn wait_durable(durable: Option<&mut Durable>, batch: &[Applicable]) -> io::Result<()> {
+    match (durable, batch.last()) {
+        (Some(durable), Some(last)) => durable.reach(last.log_id.1).await,
+        _ => Ok(()),
     }
 }
 
@@ -93,6 +110,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 batch.push(applicable(&entry.log_id, entry.payload));
                 responders.push(responder);
             }
+            wait_durable(self.durable.as_mut(), &batch).await?;
             let answers = self.replica.apply(batch)?;
             for (responder, answers) in responders.into_iter().zip(answers) {
                 if let Some(responder) = responder {

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use rocksdb::{
     ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, FlushOptions, IteratorMode, Options,
     ReadOptions, WriteBatch, WriteOptions,
@@ -70,6 +71,23 @@ struct Shared {
     failed: Mutex<Option<String>>,
     /// When the newest synced writes ended, and how long each took, in microseconds.
     syncs: Mutex<VecDeque<(Instant, u64)>>,
+    /// Every entry below this one is on disk; `None` once the log has failed.
+    durable: watch::Sender<Option<u64>>,
+}
+
+/// How far the log is durable, for whoever must not be ahead of it.
+#[derive(Clone, Debug)]
+pub struct Durable(watch::Receiver<Option<u64>>);
+
+impl Durable {
+    /// Waits until the entry is on disk.
+    pub async fn reach(&mut self, index: u64) -> io::Result<()> {
+        let reached = self.0.wait_for(|end| end.is_none_or(|end| end > index)).await;
+        match reached.map(|end| *end) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) | Err(_) => Err(io::Error::other("the log has failed")),
+        }
+    }
 }
 
 /// The log of one node. Cheap to clone; the last handle stops the writer.
@@ -109,13 +127,20 @@ impl LogDb {
         let meta = |key: &str| cf(&db, META).ok().and_then(|m| db.get_cf(m, key).ok().flatten()).map(Bytes::from);
         let first = first(&meta);
         let cache = Mutex::new(Cache { first, ..Cache::default() });
-        let shared = Arc::new(Shared { db, cache, failed: Mutex::default(), syncs: Mutex::default() });
+        let on_disk = last_on_disk(&db)?.map_or(first, |(index, _)| first.max(index + 1));
+        let (failed, syncs, durable) = (Mutex::default(), Mutex::default(), watch::Sender::new(Some(on_disk)));
+        let shared = Arc::new(Shared { db, cache, failed, syncs, durable });
         let (queue, jobs) = sync_channel(QUEUE_LEN);
         let thread = std::thread::Builder::new().name("log-writer".to_owned()).spawn({
             let shared = shared.clone();
             move || write_loop(&shared, &jobs)
         })?;
         Ok(LogDb { shared, writer: Arc::new(Writer { queue: Some(queue), thread: Some(thread) }) })
+    }
+
+    /// How far the log is durable.
+    pub fn durable(&self) -> Durable {
+        Durable(self.shared.durable.subscribe())
     }
 
     /// A fact beside the log, as last written to disk.
@@ -185,14 +210,7 @@ impl LogDb {
             }
             cache.first
         };
-        let db = &self.shared.db;
-        match db.iterator_cf(cf(db, ENTRIES)?, IteratorMode::End).next().transpose()? {
-            Some((key, value)) => {
-                let index = decode_index(&key)?;
-                Ok((index >= first).then(|| (index, Bytes::from(value))))
-            }
-            None => Ok(None),
-        }
+        Ok(last_on_disk(&self.shared.db)?.filter(|(index, _)| *index >= first))
     }
 
     /// The entries of `range` that the log holds, in order, stopping after about `max_bytes` (but never before one).
@@ -313,6 +331,7 @@ fn write_loop(shared: &Shared, jobs: &Receiver<Op>) {
         if let Err(error) = &result {
             tracing::error!(%error, "the log could not be written: this node stops");
             *shared.failed.lock() = Some(error.to_string());
+            shared.durable.send_replace(None);
         }
         for op in group {
             if result.is_ok() {
@@ -409,9 +428,14 @@ fn note_flushed(shared: &Shared, op: &Op) {
         Op::Append { entries, .. } => {
             let last = entries.last().map(|(index, _)| *index);
             cache.flushed = cache.flushed.max(last);
+            move_mark(shared, |end| end.max(last.map_or(0, |last| last + 1)));
         }
-        Op::Truncate { from, .. } => cache.flushed = cache.flushed.min(from.checked_sub(1)),
-        Op::Meta { .. } | Op::Purge { .. } => {}
+        Op::Truncate { from, .. } => {
+            cache.flushed = cache.flushed.min(from.checked_sub(1));
+            move_mark(shared, |end| end.min(*from));
+        }
+        Op::Purge { first_kept, .. } => move_mark(shared, |end| end.max(*first_kept)),
+        Op::Meta { .. } => {}
     }
     while cache.bytes > CACHE_BYTES && cache.tail.len() > 1 {
         let Some((index, _)) = cache.tail.front() else { break };
@@ -422,6 +446,21 @@ fn note_flushed(shared: &Shared, op: &Op) {
             cache.bytes -= bytes.len();
         }
     }
+}
+
+/// A log that has failed stays so.
+fn move_mark(shared: &Shared, to: impl FnOnce(u64) -> u64) {
+    shared.durable.send_if_modified(|mark| {
+        let Some(before) = *mark else { return false };
+        let after = to(before);
+        *mark = Some(after);
+        after != before
+    });
+}
+
+fn last_on_disk(db: &DB) -> Result<Option<(u64, Bytes)>, Fatal> {
+    let last = db.iterator_cf(cf(db, ENTRIES)?, IteratorMode::End).next().transpose()?;
+    last.map(|(key, value)| Ok((decode_index(&key)?, Bytes::from(value)))).transpose()
 }
 
 fn size_of_op(op: &Op) -> usize {

@@ -277,7 +277,7 @@ fn deliveries_out_of_turn_are_found() {
         ("as attempt 4 of 3", |script| {
             before_the_end(script, |script| script.receive("x", 3, "poison", "", 50, 4));
         }),
-        ("could fail under token 22", |script| before_the_end(script, |script| script.say("nack", 1, 22, true))),
+        ("could fail under 22", |script| before_the_end(script, |script| script.say("nack", 1, 22, true))),
         ("which nobody was given", |script| before_the_end(script, |script| script.say("ack", 6, 60, true))),
         ("two answers to message 6", |script| before_the_end(script, |script| script.say("ack", 6, 41, true))),
         ("was acknowledged 2 times", |script| before_the_end(script, |script| script.say("ack", 6, 39, true))),
