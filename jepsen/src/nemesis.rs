@@ -138,10 +138,10 @@ impl Needs {
     }
 }
 
-/// One of the running nodes, or the leader if it is known and asked for.
+/// One of the running nodes, or the leader, as soon as there is one.
 async fn pick(cluster: &LocalCluster, rng: &mut Rng, leader: bool) -> Result<u64> {
-    if leader && let Some(leader) = cluster.leader_now().await {
-        return Ok(leader);
+    if leader {
+        return cluster.leader().await;
     }
     let running = cluster.running();
     let place = rng.below(running.len() as u64) as usize;

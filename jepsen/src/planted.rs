@@ -21,11 +21,16 @@ pub struct Planted {
 
 /// All of them.
 pub const ALL: [Planted; 24] = [
-    bug("log-unsynced", "the log is called durable without fsync", "power-all", &["register", "append"]),
-    bug("ack-before-write", "the log is called durable before it is written", "power-all", &["register", "append"]),
+    bug("log-unsynced", "the log is called durable without fsync", "power-one", &["register", "append"]),
+    bug("ack-before-write", "the log is called durable before it is written", "power-slow", &["register", "append"]),
     bug("write-error-ignored", "an fsync that fails is not noticed", "fsync-error", &["register", "append"]),
     bug("read-unconfirmed", "a read asks no majority", "pause-leader", &["register", "cas"]),
-    bug("read-index-reused", "a read is served by what was confirmed for an earlier one", "", &["register", "cas"]),
+    bug(
+        "read-index-reused",
+        "a read is served by what was confirmed for an earlier one",
+        "isolate-one",
+        &["register", "cas"],
+    ),
     bug("lease-by-wall-clock", "leases follow a clock that can be set", "clock-jump", &["sessions"]),
     bug("lease-shortened", "a new leader ends sessions early", "kill-leader", &["sessions"]),
     bug("lock-token-reused", "every grant has the same token", "", &["lock"]),

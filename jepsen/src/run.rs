@@ -55,6 +55,12 @@ pub async fn run(plan: Plan) -> Result<Summary> {
     let struck = strike(&plan, cluster.as_mut(), &mut faults, &clients).await;
     if let Err(error) = struck {
         problems.push(format!("the nemesis failed: {error:#}"));
+        // What it left behind must not hide why.
+        if let Some(cluster) = cluster.as_mut()
+            && let Err(error) = cluster.revive().await
+        {
+            problems.push(format!("and the cluster did not come back: {error:#}"));
+        }
     }
     let healed = began.elapsed();
     tokio::time::sleep(CALM_AFTER).await;

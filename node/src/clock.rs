@@ -52,14 +52,27 @@ impl Clock {
         }
     }
 
+    /// What a member that does not lead takes the time for. Better than a wall clock, and no better than a leader's word.
+    pub(crate) fn heard_of(&self, told_ms: u64, now: Instant) {
+        let mut heard = self.heard.lock();
+        if heard.is_none() && told_ms > 0 {
+            *heard = Some((told_ms, now));
+        }
+    }
+
+    /// What this node takes the time for, from what a leader said; 0 if it heard none.
+    pub(crate) fn told_ms(&self, now: Instant) -> u64 {
+        let heard = *self.heard.lock();
+        heard.map_or(0, |(told_ms, at)| told_ms.saturating_add(millis(now.saturating_duration_since(at))))
+    }
+
     /// Takes office over a state that stands at `state_ms`.
     pub(crate) fn take_office(&self, state_ms: u64) {
         self.begin(wall_ms(), state_ms, Instant::now());
     }
 
     fn begin(&self, wall_ms: u64, state_ms: u64, now: Instant) {
-        let heard = *self.heard.lock();
-        let goes_on = heard.map(|(told_ms, at)| told_ms.saturating_add(millis(now.saturating_duration_since(at))));
+        let goes_on = Some(self.told_ms(now)).filter(|told_ms| *told_ms > 0);
         let at_ms = goes_on.unwrap_or(wall_ms).max(state_ms);
         let behind_ms = wall_ms.saturating_sub(at_ms);
         if behind_ms > 0 {
@@ -122,6 +135,17 @@ mod tests {
         clock.heard(HOUR_MS, start);
         clock.begin(1_000, HOUR_MS - 500, after(start, 300));
         assert_eq!(clock.at(after(start, 1_300)), HOUR_MS + 1_300);
+    }
+
+    #[test]
+    fn who_was_just_started_takes_the_word_of_who_heard_the_last_leader() {
+        let (started, follower, start) = (Clock::new(), Clock::new(), Instant::now());
+        follower.heard(10_000, start);
+        let now = after(start, 700);
+        started.heard_of(follower.told_ms(now), now);
+        started.heard_of(99_000, now);
+        started.begin(10_000 + HOUR_MS, 9_000, now);
+        assert_eq!(started.at(now), 10_700, "and not another's, nor the wall clock");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use openraft::Instant as _;
 use parking_lot::Mutex;
 use quorate_proto::peer as pb;
 use quorate_raft::level;
@@ -79,7 +80,8 @@ pub(crate) fn own(core: &Core) -> pb::HealthReply {
         digests: core.replica.digests().into_iter().map(digest).collect(),
         applied_index: applied_index(core),
         member_ids: core.members().into_keys().collect(),
-        now_ms: if core.office().is_some() { core.clock.now_ms() } else { 0 },
+        now_ms: if leads_for_certain(core) { core.clock.now_ms() } else { 0 },
+        heard_ms: core.clock.told_ms(Instant::now()),
     }
 }
 
@@ -93,16 +95,18 @@ async fn run(core: Arc<Core>) {
     loop {
         let applied = applied_index(&core);
         let members = core.members();
-        let asked = members.iter().filter(|(id, _)| **id != this).map(|(id, address)| ask(&core, *id, address));
+        let asked = members.iter().filter(|(id, _)| **id != this).map(|(id, address)| listen(&core, *id, address));
         let replies = join_all(asked).await;
+        if leads_for_certain(&core) {
+            // Nobody tells a leader the time: should it lose its office and regain it, its own word counts.
+            core.clock.heard(core.clock.now_ms(), Instant::now());
+        }
         if core.joined() && replies.iter().any(|(_, reply)| reply.as_ref().is_some_and(|one| drops(one, this, applied)))
         {
             tracing::warn!("node {this} was removed from its cluster and stops; its number is not used again");
             return core.stop.now(Reason::Signal);
         }
-        let now = Instant::now();
-        replies.iter().filter_map(|(_, reply)| reply.as_ref()).for_each(|reply| core.clock.heard(reply.now_ms, now));
-        core.neighbours.note(replies, now);
+        core.neighbours.note(replies, Instant::now());
         let mine = digests(&own(&core));
         let members = core.roster.now();
         let heard = core.neighbours.all().into_iter().filter(|(id, _)| members.voters.contains(id));
@@ -113,6 +117,23 @@ async fn run(core: Arc<Core>) {
         }
         tokio::time::sleep(ROUND).await;
     }
+}
+
+/// As [`ask`]; what it says of the time counts from the moment at which it says so.
+async fn listen(core: &Core, node_id: u64, address: &str) -> (u64, Option<pb::HealthReply>) {
+    let (node_id, reply) = ask(core, node_id, address).await;
+    if let Some(reply) = &reply {
+        let now = Instant::now();
+        core.clock.heard(reply.now_ms, now);
+        core.clock.heard_of(reply.heard_ms, now);
+    }
+    (node_id, reply)
+}
+
+/// One that was cut off goes on leading for itself; its time is nobody's.
+fn leads_for_certain(core: &Core) -> bool {
+    let acked = core.metrics().last_quorum_acked;
+    core.office().is_some() && acked.is_some_and(|acked| acked.elapsed() < FRESH)
 }
 
 /// What a member says of itself now.

@@ -1,7 +1,7 @@
 //! Faults on purpose, to see whether the harness sees them: bugs that are planted, and places to crash at.
 //!
 //! Both need the feature `faults`, which no release has; without it every function here is a constant that the compiler
-//! removes. A process is told by its environment: `QUORATE_PLANT=<bug>`, and `QUORATE_CRASH=<place>[:<pass>]`, which ends
+//! removes. A process is told by its environment: `FAULT_PLANT=<bug>`, and `FAULT_CRASH=<place>[:<pass>]`, which ends
 //! the process as SIGKILL would when it comes to that place for the given time, the first unless said otherwise.
 //!
 //! Deliberately absent: switches at run time, and more than one bug at once.
@@ -119,7 +119,7 @@ mod told {
     pub fn planted(bug: Bug) -> bool {
         static TOLD: OnceLock<Option<Bug>> = OnceLock::new();
         *TOLD.get_or_init(|| {
-            let name = std::env::var("QUORATE_PLANT").ok()?;
+            let name = std::env::var("FAULT_PLANT").ok()?;
             let known = Bug::ALL.into_iter().find(|(_, known)| *known == name);
             if known.is_none() {
                 tracing::error!(name, "no such bug can be planted");
@@ -134,7 +134,7 @@ mod told {
         static TOLD: OnceLock<Option<(String, u64)>> = OnceLock::new();
         static PASSES: AtomicU64 = AtomicU64::new(0);
         let told = TOLD.get_or_init(|| {
-            let told = std::env::var("QUORATE_CRASH").ok()?;
+            let told = std::env::var("FAULT_CRASH").ok()?;
             let (place, pass) = told.split_once(':').unwrap_or((&told, "1"));
             Some((place.to_owned(), pass.parse().unwrap_or(1)))
         });

@@ -79,6 +79,16 @@ impl LocalCluster {
         })
     }
 
+    /// Starts every node that does not run, be it that it ended by itself, and waits until all are ready.
+    pub async fn revive(&mut self) -> Result<()> {
+        for id in self.node_ids() {
+            if self.exited(id)?.is_some() {
+                self.kill(id)?;
+            }
+        }
+        self.start_all().await
+    }
+
     /// Removes all that is on a stopped node's disk.
     pub fn empty(&mut self, id: u64) -> Result<()> {
         let node = self.node(id)?;

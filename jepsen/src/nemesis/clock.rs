@@ -49,9 +49,8 @@ impl Nemesis for Jump {
                 cluster.clock(node)?.jump(by)?;
                 said.push(format!("node {node} by {by} s"));
             }
-            if self.with_failover
-                && let Some(leader) = cluster.leader_now().await
-            {
+            if self.with_failover {
+                let leader = cluster.leader().await?;
                 cluster.kill(leader)?;
                 said.push(format!("leader {leader} killed"));
             }

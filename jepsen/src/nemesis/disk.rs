@@ -19,36 +19,44 @@ const STOPS: Duration = Duration::from_secs(20);
 
 pub(super) fn all() -> Vec<Box<dyn Nemesis>> {
     vec![
-        Box::new(Cut { all: false, torn: false }),
-        Box::new(Cut { all: true, torn: false }),
-        Box::new(Cut { all: true, torn: true }),
+        Box::new(Cut { all: false, torn: false, slow: false }),
+        Box::new(Cut { all: true, torn: false, slow: false }),
+        Box::new(Cut { all: true, torn: true, slow: false }),
+        Box::new(Cut { all: true, torn: false, slow: true }),
         Box::new(SyncFails),
         Box::new(Slow),
         Box::new(Full),
     ]
 }
 
+/// How long a sync takes on a slow disk.
+const SLOW: Duration = Duration::from_millis(300);
+
 const POWER: Needs = Needs { wire: false, or_links: false, power: true, clock: false };
 
 struct Cut {
     all: bool,
     torn: bool,
+    /// Much is under way when it happens.
+    slow: bool,
 }
 
 impl Nemesis for Cut {
     fn name(&self) -> &'static str {
-        match (self.all, self.torn) {
-            (false, _) => "power-one",
-            (true, false) => "power-all",
-            (true, true) => "power-torn",
+        match (self.all, self.torn, self.slow) {
+            (false, ..) => "power-one",
+            (true, true, _) => "power-torn",
+            (true, false, false) => "power-all",
+            (true, false, true) => "power-slow",
         }
     }
 
     fn about(&self) -> &'static str {
-        match (self.all, self.torn) {
-            (false, _) => "the power of one node is cut: what it had not synced is gone",
-            (true, false) => "the power of all nodes is cut at once: what they had not synced is gone",
-            (true, true) => "the same, and the last writes are torn",
+        match (self.all, self.torn, self.slow) {
+            (false, ..) => "the power of one node is cut: what it had not synced is gone",
+            (true, true, _) => "the power of all nodes is cut at once, and the last writes are torn",
+            (true, false, false) => "the power of all nodes is cut at once: what they had not synced is gone",
+            (true, false, true) => "the same, after a second in which every sync took 300 ms",
         }
     }
 
@@ -62,6 +70,12 @@ impl Nemesis for Cut {
 
     fn strike<'a>(&'a mut self, cluster: &'a mut LocalCluster, rng: &'a mut Rng) -> BoxFuture<'a, Result<String>> {
         Box::pin(async move {
+            if self.slow {
+                for node in cluster.running() {
+                    cluster.power(node)?.slow_fsync(SLOW);
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
             let struck = if self.all { cluster.running() } else { vec![pick(cluster, rng, false).await?] };
             // All at one moment, and only then are the disks looked at.
             struck.iter().try_for_each(|node| cluster.kill(*node))?;
@@ -76,7 +90,12 @@ impl Nemesis for Cut {
     }
 
     fn heal<'a>(&'a mut self, cluster: &'a mut LocalCluster) -> BoxFuture<'a, Result<()>> {
-        Box::pin(cluster.start_all())
+        Box::pin(async move {
+            for node in cluster.node_ids() {
+                cluster.power(node)?.heal();
+            }
+            cluster.start_all().await
+        })
     }
 }
 
@@ -150,7 +169,7 @@ impl Nemesis for Slow {
     fn strike<'a>(&'a mut self, cluster: &'a mut LocalCluster, rng: &'a mut Rng) -> BoxFuture<'a, Result<String>> {
         Box::pin(async move {
             let node = pick(cluster, rng, true).await?;
-            cluster.power(node)?.slow_fsync(Duration::from_millis(300));
+            cluster.power(node)?.slow_fsync(SLOW);
             Ok(format!("each sync of node {node} takes 300 ms"))
         })
     }

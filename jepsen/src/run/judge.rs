@@ -185,7 +185,7 @@ fn summarize(plan: &Plan, workloads: &[WorkloadRun], faults: &Faults, problems: 
         ok,
         fail,
         info,
-        faults: faults.all.len() as u64,
+        faults: faults.all.iter().filter(|fault| fault.until.is_some()).count() as u64,
         available_permille: available_permille(workloads, plan.time),
         checks: reports().map(|(workload, report)| format!("{workload}/{report}")).collect(),
         problems,

@@ -57,7 +57,7 @@ pub struct Own {
 impl Default for Own {
     fn default() -> Self {
         // Often enough that a lagging node needs a snapshot within a run.
-        let args = ["--snapshot-every", "2000", "--log-keep", "1000"].map(str::to_owned).to_vec();
+        let args = ["--snapshot-every", "500", "--log-keep", "250"].map(str::to_owned).to_vec();
         Self { nodes: 3, binary: None, args, env: Vec::new() }
     }
 }

@@ -21,11 +21,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use rocksdb::{
     ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, FlushOptions, IteratorMode, Options,
     ReadOptions, WriteBatch, WriteOptions,
 };
+use tokio::sync::watch;
 
 use crate::error::Fatal;
 use crate::faults::{Bug, crash_point, planted};
@@ -43,6 +43,8 @@ const FEWEST_SYNCS: usize = 8;
 /// How far back [`LogDb::sync_times`] looks, and how many writes it remembers at most.
 const SYNC_WINDOW: Duration = Duration::from_secs(5);
 const SYNCS_KEPT: usize = 4_096;
+/// A synced write that takes longer counts before it has ended.
+const HANGS: Duration = Duration::from_secs(1);
 
 /// Called once, when the write is durable or has failed.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -71,6 +73,8 @@ struct Shared {
     failed: Mutex<Option<String>>,
     /// When the newest synced writes ended, and how long each took, in microseconds.
     syncs: Mutex<VecDeque<(Instant, u64)>>,
+    /// When the synced write began that is under way.
+    syncing: Mutex<Option<Instant>>,
     /// Every entry below this one is on disk; `None` once the log has failed.
     durable: watch::Sender<Option<u64>>,
 }
@@ -128,8 +132,9 @@ impl LogDb {
         let first = first(&meta);
         let cache = Mutex::new(Cache { first, ..Cache::default() });
         let on_disk = last_on_disk(&db)?.map_or(first, |(index, _)| first.max(index + 1));
-        let (failed, syncs, durable) = (Mutex::default(), Mutex::default(), watch::Sender::new(Some(on_disk)));
-        let shared = Arc::new(Shared { db, cache, failed, syncs, durable });
+        let (failed, syncs, syncing) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let durable = watch::Sender::new(Some(on_disk));
+        let shared = Arc::new(Shared { db, cache, failed, syncs, syncing, durable });
         let (queue, jobs) = sync_channel(QUEUE_LEN);
         let thread = std::thread::Builder::new().name("log-writer".to_owned()).spawn({
             let shared = shared.clone();
@@ -272,6 +277,12 @@ impl LogDb {
     /// one in a hundred at most the second. Zeros: there were none.
     pub fn sync_times(&self) -> (u64, u64) {
         let now = now();
+        // A disk that hangs ends no write, and is as slow as the one that it has not ended.
+        let hangs = self.shared.syncing.lock().map(|began| now.saturating_duration_since(began));
+        if let Some(hangs) = hangs.filter(|hangs| *hangs >= HANGS) {
+            let micros = u64::try_from(hangs.as_micros()).unwrap_or(u64::MAX);
+            return (micros, micros);
+        }
         let syncs = self.shared.syncs.lock();
         let recent = syncs.iter().filter(|(ended, _)| now.saturating_duration_since(*ended) <= SYNC_WINDOW);
         let mut times: Vec<u64> = recent.map(|(_, micros)| *micros).collect();
@@ -374,7 +385,9 @@ fn write_group(shared: &Shared, group: &[Op]) -> io::Result<()> {
     options.set_sync(sync && !planted(Bug::LogUnsynced));
     let began = now();
     crash_point("log.before-write");
+    *shared.syncing.lock() = sync.then_some(began);
     let written = db.write_opt(batch, &options).map_err(|e| io::Error::other(e.to_string()));
+    *shared.syncing.lock() = None;
     crash_point("log.after-write");
     if !planted(Bug::WriteErrorIgnored) {
         written?;

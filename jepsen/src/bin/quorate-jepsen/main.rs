@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Parser;
 use quorate_jepsen::{power, wire};
+use tokio::signal::unix::{SignalKind, signal};
 
 use args::{Args, Command, Of};
 
@@ -31,18 +32,32 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(async {
-            tokio::select! {
-                done = run(args.command) => done,
-                _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-            }
-        }),
+        Ok(runtime) => {
+            let done = runtime.block_on(async {
+                tokio::select! {
+                    done = run(args.command) => done,
+                    _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+                    () = told_to_end() => Err(anyhow::anyhow!("told to end")),
+                }
+            });
+            // A checker that was given up may still be at it.
+            runtime.shutdown_background();
+            done
+        }
         Err(error) => Err(error.into()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => failed(&error),
+    }
+}
+
+/// SIGTERM: the servers must not outlive the harness.
+async fn told_to_end() {
+    match signal(SignalKind::terminate()) {
+        Ok(mut told) => drop(told.recv().await),
+        Err(_) => std::future::pending().await,
     }
 }
 
