@@ -43,7 +43,7 @@ check: setup ## Format, lints, documentation, licences; changes nothing
 
 chaos: setup ## Faults against a real cluster, judged: about four minutes (root for all of it)
 	cargo build --locked -p quorate -p quorate-jepsen --bins
-	$(DEV)/quorate-jepsen chaos --time 20
+	$(DEV)/quorate-jepsen chaos --time 30
 
 # Every nemesis with every workload, every planted bug, and a thousand simulated clusters.
 chaos-full: setup sim ## Everything that the harness can do: about an hour (root)

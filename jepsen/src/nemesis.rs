@@ -1,7 +1,7 @@
 //! Nemeses: what is done to a cluster while clients are at work, each with what undoes it.
 //!
-//! - [`process`]: kill, pause, restart. [`network`]: cuts and bad lines. [`disk`]: power, space, errors, damage.
-//! - [`clock`]: wall clocks that jump and run. [`members`]: nodes that lose their disk, and members that come and go.
+//! - `process`: kill, pause, restart. `network`: cuts and bad lines. `disk`: power, space, errors, damage.
+//! - `clock`: wall clocks that jump and run. `members`: nodes that lose their disk, and members that come and go.
 //!
 //! A nemesis makes its choices by the seed it is given, and says what it did in words: that goes into a file of its own,
 //! beside the histories, where no checker looks.

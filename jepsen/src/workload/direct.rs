@@ -65,7 +65,7 @@ pub(super) fn effect(status: &Status) -> Answer {
     let is_refusal = match status.code() {
         Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => true,
         // Without the mark it is HTTP/2's word, which cuts off calls under way.
-        Code::ResourceExhausted => marked("quorate-rejected"),
+        Code::ResourceExhausted => marked("quorate-rejected") || marked("quorate-overload"),
         _ => false,
     };
     if is_refusal || marked("quorate-no-effect") || never_connected(status) { Answer::Fail } else { Answer::Info }

@@ -1,9 +1,9 @@
 //! Sessions of a few seconds, each with an ephemeral document that is there as long as the session: kept alive and then
 //! closed, forgotten, or taken up again at the last moment.
 //!
-//! - [`life`]: sessions renewed by single calls at single nodes, every renewal recorded. [`kept`]: sessions that the
+//! - `life`: sessions renewed by single calls at single nodes, every renewal recorded. `kept`: sessions that the
 //!   library renews, which must not be lost while it says that they are held.
-//! - [`census`]: lists of all documents, at one node after another. [`node`]: the calls.
+//! - `census`: lists of all documents, at one node after another. `node`: the calls.
 //!
 //! Deliberately absent: judgement; see [`crate::check::leases`], which also says what the operations look like.
 

@@ -1,7 +1,7 @@
 //! Tasks that wait for each other: submitted in graphs, again and again under the same keys, and worked off by workers
 //! of which some fail, some die, and some wake up after their session has ended and finish under the old token.
 //!
-//! - [`submitter`]: every third worker. [`performer`]: the others. [`drain`]: what is left when they have stopped.
+//! - `submitter`: every third worker. `performer`: the others. `drain`: what is left when they have stopped.
 //!
 //! Deliberately absent: judgement; see [`crate::check::tasks`], which also says what the operations look like.
 

@@ -168,6 +168,7 @@ impl LogDb {
             }
         }
         if planted(Bug::AckBeforeWrite) {
+            move_mark(&self.shared, |end| end.max(entries.last().map_or(0, |(last, _)| last + 1)));
             done(Ok(()));
             return self.send(Op::Append { entries, done: Box::new(|_| {}) });
         }

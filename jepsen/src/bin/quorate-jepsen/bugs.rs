@@ -55,6 +55,8 @@ async fn caught(planted: Planted, server: &Path, options: &Options, seed: u64) -
         return Ok(None);
     }
     let mut options = options.clone();
+    // So that each node has clients of its own, which ask no other.
+    options.workers = options.workers.max(6);
     options.workloads = planted.workloads.iter().map(|name| (*name).to_owned()).collect();
     for attempt in 0..TRIES {
         let variable =

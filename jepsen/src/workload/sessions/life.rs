@@ -9,11 +9,12 @@ use anyhow::Result;
 use quorate_client::v1;
 use serde_json::json;
 
-use super::node::{self, Node, refused};
+use super::node::{self, Node};
 use super::{WATCHED_TTLS, document, some_ttl, wait};
 use crate::record::{Answer, Process};
 use crate::rng::Rng;
 use crate::workload::Context;
+use crate::workload::direct::effect;
 
 /// Between two looks at a document that should go.
 const LOOK: Duration = Duration::from_millis(150);
@@ -83,7 +84,7 @@ impl Life {
                     opened_at_ms = at_ms;
                     Answer::at(rev, json!({ "id": id, "epoch": epoch }))
                 }
-                Err(status) => refused(&status),
+                Err(status) => effect(&status),
             }
         };
         let arg = json!({ "ttl_ms": self.ttl_ms() });
@@ -132,7 +133,7 @@ impl Life {
                     let same = session.opened_at_ms == before;
                     Answer::at(rev, json!({ "same": same, "epoch": session.epoch }))
                 }
-                Err(status) => refused(&status),
+                Err(status) => effect(&status),
             }
         };
         let arg = json!({ "id": self.label });

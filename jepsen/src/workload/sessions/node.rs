@@ -2,7 +2,6 @@
 //!
 //! Deliberately absent: retries, and a search for the leader. Nodes pass on what they cannot do themselves.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -19,6 +18,7 @@ use crate::coordination::only;
 use crate::record::Answer;
 use crate::rng::Rng;
 use crate::workload::Context;
+use crate::workload::direct::effect;
 
 /// The most documents that are there at once.
 const PAGE: u32 = 1_000;
@@ -77,7 +77,7 @@ impl Node {
         let request = KvPutRequest { key, value: "here".into(), session_id, ..Default::default() };
         match self.kv().put(request).await {
             Ok(put) => Answer::at(put.into_inner().rev, json!({})),
-            Err(status) => refused(&status),
+            Err(status) => effect(&status),
         }
     }
 
@@ -104,48 +104,13 @@ fn alive(answer: Result<(), Status>) -> Answer {
     match answer {
         Ok(()) => Answer::ok(json!({ "alive": true })),
         Err(status) if status.code() == Code::NotFound => Answer::ok(json!({ "alive": false })),
-        Err(status) => refused(&status),
+        Err(status) => effect(&status),
     }
-}
-
-/// What a status says about the effect of the one attempt that it ends.
-pub(super) fn refused(status: &Status) -> Answer {
-    let is_marked = |key: &str| status.metadata().contains_key(key);
-    let is_certain = match status.code() {
-        Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => true,
-        // Without a mark it is the connection's word, not the node's.
-        Code::ResourceExhausted => is_marked("quorate-rejected") || is_marked("quorate-overload"),
-        _ => is_marked("quorate-no-effect") || never_connected(status),
-    };
-    if is_certain { Answer::Fail } else { Answer::Info }
-}
-
-/// Nothing was sent.
-fn never_connected(status: &Status) -> bool {
-    let mut source = status.source();
-    while let Some(error) = source {
-        if error.is::<tonic::ConnectError>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_nodes_own_word_says_that_nothing_happened() {
-        let mut marked = Status::unavailable("no leader");
-        marked.metadata_mut().insert("quorate-no-effect", "1".parse().unwrap());
-        assert_eq!(refused(&marked), Answer::Fail);
-        assert_eq!(refused(&Status::failed_precondition("another rev")), Answer::Fail);
-        for open in [Status::unavailable("broken"), Status::unknown("lost"), Status::resource_exhausted("cut off")] {
-            assert_eq!(refused(&open), Answer::Info, "{open:?}");
-        }
-    }
 
     #[test]
     fn a_session_that_is_not_found_is_not_alive() {
