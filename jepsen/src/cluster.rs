@@ -360,8 +360,9 @@ impl LocalCluster {
         self.node_mut(id)?.process.kill()
     }
 
-    /// SIGKILL for every node.
+    /// SIGKILL for every node, at one moment: none goes on while another dies.
     pub fn kill_all(&mut self) -> Result<()> {
+        self.nodes.values().try_for_each(|node| node.process.request_kill())?;
         self.nodes.values_mut().try_for_each(|node| node.process.kill())
     }
 

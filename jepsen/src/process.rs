@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::until::until;
@@ -89,6 +90,15 @@ impl Process {
             child.wait()?;
         }
         Ok(())
+    }
+
+    /// SIGKILL without waiting; [`Process::kill`] waits afterwards. No effect if it is not started.
+    pub fn request_kill(&self) -> Result<()> {
+        match self.child.as_ref().map(|child| kill_process(Pid::from_child(child), Signal::KILL)) {
+            // It may have ended by itself, and nobody has looked yet.
+            None | Some(Ok(()) | Err(Errno::SRCH)) => Ok(()),
+            Some(Err(error)) => Err(error.into()),
+        }
     }
 
     /// SIGTERM without waiting.

@@ -61,8 +61,8 @@ async fn serve_rounds(rounds: Arc<Rounds>, mut waiting: mpsc::Receiver<Served>) 
             served.push(next);
         }
         let reused = planted(Bug::ReadIndexReused) && confirmed.is_some_and(|at| at.elapsed() < ROUND);
-        let result = match tokio::time::timeout(ROUND, rounds.round()).await {
-            _ if reused => Ok(()),
+        let round = async { if reused { Ok(()) } else { rounds.round().await } };
+        let result = match tokio::time::timeout(ROUND, round).await {
             Ok(result) => result,
             Err(_) => Err("no majority confirmed the leader in time".to_owned()),
         };

@@ -78,7 +78,10 @@ impl Nemesis for Cut {
             }
             let struck = if self.all { cluster.running() } else { vec![pick(cluster, rng, false).await?] };
             // All at one moment, and only then are the disks looked at.
-            struck.iter().try_for_each(|node| cluster.kill(*node))?;
+            match struck.as_slice() {
+                [one] => cluster.kill(*one)?,
+                _ => cluster.kill_all()?,
+            }
             let mut said = Vec::new();
             for node in struck {
                 let lose = if self.torn { Lose::Tail { seed: rng.next_u64() } } else { Lose::All };

@@ -65,7 +65,8 @@ async fn caught(planted: Planted, server: &Path, options: &Options, seed: u64) -
             nodes: options.nodes,
             binary: Some(server.to_owned()),
             env: vec![(variable, planted.bug.to_owned())],
-            ..Own::default()
+            // A short run must need snapshots too.
+            args: ["--snapshot-every", "100", "--log-keep", "50"].map(str::to_owned).to_vec(),
         };
         let summary = runs::one(&scenario, &options, seed.wrapping_add(attempt), own).await?;
         if let Some(caught) = caught_by(&summary) {
