@@ -507,6 +507,8 @@ fn options(write_buffer_bytes: u64) -> (Options, Options) {
     db.set_max_total_wal_size(write_buffer_bytes.saturating_mul(4));
     db.set_max_open_files(256);
     db.set_keep_log_file_num(2);
+    db.set_max_log_file_size(sizes::CHATTER_BYTES);
+    db.set_max_manifest_file_size(sizes::CHATTER_BYTES);
     db.set_max_background_jobs(2);
     (db, cf)
 }

@@ -1,6 +1,10 @@
-//! How many bytes RocksDB says that column families take.
+//! How many bytes RocksDB says that column families take, and how many it may take for itself.
 
 use rocksdb::{ColumnFamily, DB};
+
+/// What RocksDB writes about itself, for people and for its next start, is begun anew at this size. Without a bound it grows
+/// with every flush, for as long as the node runs.
+pub(super) const CHATTER_BYTES: usize = 512 << 10;
 
 /// Tables on disk and write buffers.
 pub(super) const ALL: [&str; 2] = ["rocksdb.total-sst-files-size", "rocksdb.size-all-mem-tables"];

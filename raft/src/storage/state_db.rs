@@ -262,6 +262,8 @@ fn options(write_buffer_bytes: u64) -> Options {
     set_sizes(&mut options, write_buffer_bytes);
     options.set_max_open_files(512);
     options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(sizes::CHATTER_BYTES);
+    options.set_max_manifest_file_size(sizes::CHATTER_BYTES);
     options.set_max_background_jobs(2);
     options
 }
@@ -278,4 +280,26 @@ fn set_sizes(options: &mut Options, write_buffer_bytes: u64) {
     options.set_write_buffer_size(size(write_buffer_bytes));
     options.set_target_file_size_base(write_buffer_bytes);
     options.set_max_bytes_for_level_base(write_buffer_bytes.saturating_mul(4));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rocksdb_says_of_itself_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = StateDb::open(dir.path(), SMALL_BUFFER_BYTES).unwrap();
+        for n in 0_u32..500 {
+            let rows = [(n.to_be_bytes().to_vec(), Some(Bytes::from_static(b"row")))].into();
+            db.write(Writes { rows, ..Writes::default() }).unwrap();
+            db.flush().unwrap();
+        }
+        let files = std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap);
+        let chatter = files.filter(|file| file.file_name().to_string_lossy().starts_with("LOG"));
+        let bytes: u64 = chatter.map(|file| file.metadata().unwrap().len()).sum();
+        // The one that is written, and the one before.
+        let most = 2 * sizes::CHATTER_BYTES as u64 + (64 << 10);
+        assert!(bytes <= most, "{bytes} bytes after 500 flushes");
+    }
 }
